@@ -1,0 +1,62 @@
+"""Which attention kernels there are, which of them work here, and which one ``auto`` means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from hyvideo_core.attention.kernels import chunked, sdpa
+
+AttentionKernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+KERNELS: dict[str, AttentionKernel] = {"sdpa": sdpa, "chunked": chunked}
+
+#: Largest relative error against float32 that a correct kernel shows in the self-test.
+SELF_TEST_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the self-test found of one kernel: ``ok``, and the ``reason`` where it is not."""
+
+    name: str
+    ok: bool
+    reason: str
+
+
+def resolve(name: str, device: torch.device | str, dtype: torch.dtype) -> AttentionKernel:
+    """The kernel called ``name``; ``auto`` picks by measurement: chunked on CPUs in bfloat16, else SDPA.
+
+    Raises ``ValueError`` for an unknown name. Source of the choice: ``benchmarks/results``.
+    """
+    if name == "auto":
+        on_cpu = torch.device(device).type == "cpu"
+        name = "chunked" if on_cpu and dtype == torch.bfloat16 else "sdpa"
+    if name not in KERNELS:
+        raise ValueError(f"attention is '{name}', but must be auto or one of {', '.join(KERNELS)}.")
+    return KERNELS[name]
+
+
+def available(
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.bfloat16, head_dim: int = 128
+) -> list[Report]:
+    """A self-test of every kernel at the given head size against float32 attention."""
+    return [_self_test(name, kernel, torch.device(device), dtype, head_dim) for name, kernel in KERNELS.items()]
+
+
+def _self_test(
+    name: str, kernel: AttentionKernel, device: torch.device, dtype: torch.dtype, head_dim: int
+) -> Report:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 257, 2, head_dim, generator=generator).to(device, dtype) for _ in range(3))
+    scores = torch.einsum("blnd,bmnd->bnlm", q.float(), k.float()) * head_dim**-0.5
+    exact = torch.einsum("bnlm,bmnd->blnd", scores.softmax(-1), v.float())
+    try:
+        error = ((kernel(q, k, v).float() - exact).norm() / exact.norm()).item()
+    except (RuntimeError, ImportError) as problem:
+        return Report(name, False, f"fails on {device.type} in {dtype}: {problem}")
+    if not error <= SELF_TEST_TOLERANCE[dtype]:
+        return Report(name, False, f"relative error {error:.1e} against float32 on {device.type}")
+    return Report(name, True, "")

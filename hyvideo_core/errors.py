@@ -1,0 +1,28 @@
+"""What can go wrong, as types a caller can tell apart.
+
+Every message says what was found, what was expected, in which file or field, and what to do.
+"""
+
+
+class HyVideoError(Exception):
+    """Base of every error this library raises on purpose."""
+
+
+class CheckpointError(HyVideoError):
+    """A file is not the checkpoint it should be: wrong kind, damaged, unsafe, or incomplete."""
+
+
+class GeometryError(HyVideoError, ValueError):
+    """A size or length the model cannot represent."""
+
+
+class PromptError(HyVideoError, ValueError):
+    """A prompt or template that cannot be encoded."""
+
+
+class TokenizerError(HyVideoError):
+    """A tokenizer that does not reproduce the model's own token ids."""
+
+
+class NumericsError(HyVideoError, ArithmeticError):
+    """NaN or infinity where the model should give numbers."""

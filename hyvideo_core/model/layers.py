@@ -1,0 +1,133 @@
+"""Small parts of the transformer: embedders, norms, modulation.
+
+Source: HunyuanVideo ``hyvideo/modules/{embed_layers,norm_layers,modulate_layers,mlp_layers}.py``.
+Parameter names are the original's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hyvideo_core.ops import Linear
+
+NORM_EPS = 1e-6
+SINUSOID_DIM = 256
+
+
+def token_chunks(length: int, size: int) -> Iterator[slice]:
+    """Consecutive slices that cover ``length`` tokens, ``size`` at a time."""
+    for start in range(0, length, size):
+        yield slice(start, min(start + size, length))
+
+
+def sinusoid(t: torch.Tensor, dim: int = SINUSOID_DIM) -> torch.Tensor:
+    """Sinusoidal embedding [B, dim] in float32 of t [B] (0–1000), cosines first."""
+    half = dim // 2
+    frequencies = torch.exp(-math.log(10000.0) / half * torch.arange(half, dtype=torch.float32, device=t.device))
+    angles = t.float()[:, None] * frequencies
+    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+class ScalarEmbedder(nn.Module):
+    """A scalar (timestep or guidance, 0–1000 and beyond) to a vector [B, hidden]."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(Linear(SINUSOID_DIM, hidden), nn.SiLU(), Linear(hidden, hidden))
+
+    def forward(self, t: torch.Tensor) -> torch.Tensor:
+        """t [B] → [B, hidden] in the dtype of the weights."""
+        out: torch.Tensor = self.mlp(sinusoid(t).to(self.mlp[0].weight.dtype))
+        return out
+
+
+class VectorEmbedder(nn.Module):
+    """Pooled text [B, pooled_dim] to a vector [B, hidden]."""
+
+    def __init__(self, pooled_dim: int, hidden: int) -> None:
+        super().__init__()
+        self.in_layer = Linear(pooled_dim, hidden)
+        self.out_layer = Linear(hidden, hidden)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, pooled_dim] → [B, hidden]."""
+        out: torch.Tensor = self.out_layer(F.silu(self.in_layer(x)))
+        return out
+
+
+class TextProjection(nn.Module):
+    """Mean text [B, text_dim] to a vector [B, hidden]."""
+
+    def __init__(self, text_dim: int, hidden: int) -> None:
+        super().__init__()
+        self.linear_1 = Linear(text_dim, hidden)
+        self.linear_2 = Linear(hidden, hidden)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, text_dim] → [B, hidden]."""
+        out: torch.Tensor = self.linear_2(F.silu(self.linear_1(x)))
+        return out
+
+
+class PatchEmbed(nn.Module):
+    """Latent [B, C, T, H, W] to tokens [B, L, hidden], t-major, by a convolution of the patch's size."""
+
+    def __init__(self, patch: tuple[int, int, int], in_channels: int, hidden: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv3d(in_channels, hidden, patch, stride=patch)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The tokens of x, in the dtype of the weights."""
+        tokens: torch.Tensor = self.proj(x.to(self.proj.weight.dtype))
+        return tokens.flatten(2).transpose(1, 2)
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm over the last axis, computed in float32. Source: arXiv 1910.07467."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x normalised and scaled, in the dtype of x."""
+        return F.rms_norm(x.float(), (x.shape[-1],), eps=NORM_EPS).to(x.dtype) * self.weight
+
+
+class FeedForward(nn.Module):
+    """Two linear layers around an activation."""
+
+    def __init__(self, dim: int, hidden: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.fc1 = Linear(dim, hidden)
+        self.act = activation
+        self.fc2 = Linear(hidden, dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., dim] → [..., dim]."""
+        out: torch.Tensor = self.fc2(self.act(self.fc1(x)))
+        return out
+
+
+class Modulation(nn.Module):
+    """The conditioning vector [B, hidden] to ``count`` shifts, scales and gates, each [B, 1, hidden]."""
+
+    def __init__(self, hidden: int, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.linear = Linear(hidden, count * hidden)
+
+    def forward(self, vec: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """In the order shift, scale, gate (and again for the second half of a double block)."""
+        return self.linear(F.silu(vec))[:, None].chunk(self.count, dim=-1)  # type: ignore[no-any-return]
+
+
+def modulated_norm(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Layer norm without weights, then shift and scale; in float32, returned in the dtype of x."""
+    normed = F.layer_norm(x.float(), (x.shape[-1],), eps=NORM_EPS)
+    return normed.mul_(1 + scale.float()).add_(shift.float()).to(x.dtype)

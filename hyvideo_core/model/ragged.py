@@ -1,0 +1,44 @@
+"""Text of different lengths in one batch, without masks.
+
+Padded text has no influence on the video, so each sample's attention simply ends at its last valid token.
+Text carries no positions in this model, so valid tokens may also be moved together.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from hyvideo_core.attention import AttentionKernel
+
+Lengths = tuple[int, ...]
+
+
+def crop_text(text: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, Lengths]:
+    """Text [B, L, C] cut to the longest valid prompt, and the valid length of each sample.
+
+    ``mask`` [B, L] is 1 where a token is valid, or None if all are. Raises ``ValueError`` for a sample
+    without any valid token.
+    """
+    batch, length = text.shape[:2]
+    if mask is None:
+        return text, (length,) * batch
+    valid = mask.bool()
+    lengths = tuple(valid.sum(dim=1).tolist())
+    if min(lengths) == 0:
+        raise ValueError("A prompt has no valid text token, but the transformer needs at least one.")
+    longest = max(lengths)
+    if not all(valid[i, :n].all() for i, n in enumerate(lengths)):
+        text = torch.stack([torch.cat((text[i][valid[i]], text[i][~valid[i]])) for i in range(batch)])
+    return text[:, :longest], lengths
+
+
+def attend_ragged(
+    attend: AttentionKernel, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Lengths
+) -> torch.Tensor:
+    """Attention [B, L, N, D] where sample i has ``lengths[i]`` tokens; rows beyond are zero."""
+    if all(length == q.shape[1] for length in lengths):
+        return attend(q, k, v)
+    out = torch.zeros_like(q)
+    for i, n in enumerate(lengths):
+        out[i : i + 1, :n] = attend(q[i : i + 1, :n], k[i : i + 1, :n], v[i : i + 1, :n])
+    return out

@@ -1,0 +1,71 @@
+"""The transformer from a file."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from hyvideo_core.configs import DiTConfig
+from hyvideo_core.errors import CheckpointError
+from hyvideo_core.model.dit import DiT
+from hyvideo_core.weights.detect import dit_config, dit_prefix, is_scaled_fp8
+from hyvideo_core.weights.files import Checkpoint, open_checkpoint
+from hyvideo_core.weights.keymaps import host_to_original
+from hyvideo_core.weights.load import listed, materialise
+
+logger = logging.getLogger(__name__)
+
+
+def load_dit(
+    path: str | Path,
+    *,
+    config: DiTConfig | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+) -> DiT:
+    """The transformer of a ``.safetensors`` or ``.pt`` file in original or ComfyUI names, with or without prefix.
+
+    ``config`` None detects the configuration from shapes. ``dtype`` is bfloat16 or float32 (float16
+    overflows in this model and is refused); plain fp8 storage is up-cast. Raises ``CheckpointError`` naming
+    the file for anything that is not such a transformer.
+    """
+    if dtype not in (torch.bfloat16, torch.float32):
+        raise ValueError(f"dtype is {dtype}, but this transformer gives black frames in it. Use bfloat16 or float32.")
+    checkpoint = open_checkpoint(path)
+    names = dit_names(checkpoint)
+    if config is None:
+        config = detect_dit_config(checkpoint)
+    unused = sorted(set(checkpoint) - set(names.values()))
+    if unused:
+        logger.warning("%s: %d tensors found no home: %s", checkpoint.path.name, len(unused), listed(unused))
+    return materialise(
+        partial(DiT, config), checkpoint, names, dtype=dtype, device=device, float32=DiT.FLOAT32_PARAMETERS
+    )
+
+
+def detect_dit_config(checkpoint: Checkpoint) -> DiTConfig:
+    """The configuration of an opened transformer file, from shapes alone: no tensor is read."""
+    shapes = {name: checkpoint.shapes[found] for name, found in dit_names(checkpoint).items()}
+    return dit_config(shapes)
+
+
+def dit_names(checkpoint: Checkpoint) -> dict[str, str]:
+    """Original name → name in the file. Raises ``CheckpointError`` if this is no usable transformer."""
+    prefix = dit_prefix(checkpoint)
+    if is_scaled_fp8(checkpoint):
+        raise CheckpointError(
+            f"{checkpoint.path.name} holds scaled fp8 weights, which mean nothing without their scales, and this "
+            "loader reads plain weights only. Choose the bf16 file or a plain fp8_e4m3fn one."
+        )
+    names = {host_to_original(name[len(prefix) :]): name for name in checkpoint if name.startswith(prefix)}
+    needed = ("img_in.proj.weight", "double_blocks.0.img_attn_q_norm.weight", "final_layer.linear.weight")
+    missing = [name for name in needed if name not in names]
+    if missing:
+        raise CheckpointError(
+            f"{checkpoint.path.name} is part of a HunyuanVideo transformer but lacks {listed(missing)}. "
+            "It is one shard of several or an incomplete download; choose the whole file."
+        )
+    return names
