@@ -1,0 +1,1 @@
+"""Developer commands: set-up, demo, tests, server and doctor. Start with ``python tools/dev.py --help``."""

@@ -1,0 +1,120 @@
+"""What the user sees while a command works: one line a step with its time, and errors that say what to do."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+REFRESH_S = 0.5
+TAIL_LINES = 15
+LINE_WIDTH = 100
+
+
+class ToolError(Exception):
+    """A failure together with its remedy; shown without a traceback."""
+
+
+def use_safe_encoding() -> None:
+    """Let a terminal that lacks a character show a replacement instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+@contextmanager
+def step(title: str, detail: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Show ``title`` with the elapsed seconds while the block runs, and its outcome afterwards."""
+    start = time.monotonic()
+    done = threading.Event()
+    live = sys.stdout.isatty()
+
+    def line(sign: str, note: str = "") -> str:
+        return f"{sign} {title} ({time.monotonic() - start:.0f} s) {note}"[:LINE_WIDTH].rstrip()
+
+    def refresh() -> None:
+        while not done.wait(REFRESH_S):
+            print(f"\r{line('…', detail()):<{LINE_WIDTH}}", end="", flush=True)
+
+    ticker = threading.Thread(target=refresh, daemon=True)
+    if live:
+        ticker.start()
+    else:
+        print(f"… {title}", flush=True)
+    sign = "✗"
+    try:
+        yield
+        sign = "✓"
+    finally:
+        done.set()
+        if live:
+            ticker.join()
+            print("\r", end="")
+        print(f"{line(sign):<{LINE_WIDTH if live else 0}}", flush=True)
+
+
+def tail(path: Path, lines: int = TAIL_LINES) -> str:
+    """The last lines of a text file; empty if there is none."""
+    if not path.is_file():
+        return ""
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+
+def clean_environment() -> dict[str, str]:
+    """The caller's environment without the variables that would lead our interpreter to foreign modules."""
+    return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+
+
+def run_logged(command: Sequence[str | Path], *, title: str, log: Path, cwd: Path | None = None) -> None:
+    """Run ``command`` as one shown step; its output goes to ``log``, named with a reason if it fails."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with step(title, lambda: tail(log, 1)), log.open("wb") as output:
+        finished = subprocess.run(
+            [str(part) for part in command],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=clean_environment(),
+            cwd=cwd,
+        )
+        if finished.returncode == 0:
+            return
+    raise ToolError(
+        f"{title} failed with exit code {finished.returncode}. {explain(log)}\n"
+        f"The whole log: {log}\nIts end:\n{tail(log)}"
+    )
+
+
+#: First matching pattern in a log wins; each comes with what it means and what to do.
+KNOWN_FAILURES = (
+    (r"No space left on device|Errno 28|WinError 112", "The disk is full: free some space, then run it again."),
+    (
+        r"DO NOT MATCH THE HASHES",
+        "The downloaded file is not the one this project was checked with, so it was refused. "
+        "Try again; if it stays so, the package index or a proxy serves a changed file.",
+    ),
+    (
+        r"name resolution|getaddrinfo failed|nodename nor servname|NewConnectionError|Network is unreachable"
+        r"|ConnectTimeout|Read timed out|Max retries exceeded|ProxyError|SSLError",
+        "The package index could not be reached: check the network, proxy and certificates "
+        "(pip reads PIP_INDEX_URL, HTTPS_PROXY and PIP_CERT), then run it again.",
+    ),
+    (
+        r"No matching distribution found|ResolutionImpossible",
+        "A package has no version for this Python or this machine. Python 3.10 to 3.13 on a 64-bit system "
+        "is known to work: delete .venv and start the command with one of these.",
+    ),
+    (r"Permission denied|Access is denied|WinError 5", "A file could not be written: close programs that use it."),
+)
+
+
+def explain(log: Path) -> str:
+    """What a failed command's log means, in one sentence; empty when it is none of the known cases."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    return next((meaning for pattern, meaning in KNOWN_FAILURES if re.search(pattern, text)), "")

@@ -1,0 +1,158 @@
+"""Builds the demo checkpoint: every part of HunyuanVideo in its real file format, at toy widths.
+
+The weights are random but seeded, scaled so that activations keep their size. Files are written whole or not
+at all, and only when the recipe changed. Run ``python -m tools.demo_model.build`` to build them by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tools.environment import stamp_of
+from tools.paths import DEMO_MODELS, ROOT
+
+if TYPE_CHECKING:
+    import torch
+
+SEED = 20241203  # the day the model was published
+STAMP_NAME = "recipe.txt"
+
+TRANSFORMER = "diffusion_models/hyvideo_demo_t2v.safetensors"
+VAE = "vae/hyvideo_demo_vae.safetensors"
+LLAMA = "text_encoders/hyvideo_demo_llama.safetensors"
+CLIP = "text_encoders/hyvideo_demo_clip.safetensors"
+FILES = (TRANSFORMER, VAE, LLAMA, CLIP)
+
+TRANSFORMER_CONFIG: dict[str, Any] = {
+    "hidden_size": 256,
+    "heads": 2,
+    "double_blocks": 2,
+    "single_blocks": 4,
+    "rope_dims": (16, 56, 56),
+    "text_dim": 256,
+    "pooled_dim": 128,
+}
+VAE_CONFIG: dict[str, Any] = {"block_out_channels": (32, 64, 128, 128), "norm_groups": 32}
+LLAMA_CONFIG: dict[str, Any] = {
+    "vocab_size": 128320,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 128,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "bos_token_id": 128000,
+    "eos_token_id": 128001,
+    "pad_token_id": 128258,
+}
+CLIP_CONFIG: dict[str, Any] = {
+    "vocab_size": 49408,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "bos_token_id": 49406,
+    "eos_token_id": 49407,
+    "pad_token_id": 49407,
+    "projection_dim": 128,
+}
+
+
+def is_current(models: Path = DEMO_MODELS) -> bool:
+    """Whether the files exist as this recipe makes them; cheap, imports no torch."""
+    stamp = models / STAMP_NAME
+    complete = all((models / name).is_file() for name in FILES)
+    return complete and stamp.is_file() and stamp.read_text(encoding="ascii") == recipe()
+
+
+def recipe() -> str:
+    """Hash of this file and of the sources that give the tensors their names and shapes."""
+    core = ROOT / "hyvideo_core"
+    sources = [core / "configs.py", *sorted((core / "model").glob("*.py")), *sorted((core / "vae").glob("*.py"))]
+    return stamp_of([], [Path(__file__), *sources])
+
+
+def build(models: Path = DEMO_MODELS) -> None:
+    """Write all four files below ``models``, each in the folder where ComfyUI looks for it."""
+    import torch
+    from transformers import CLIPTextConfig, CLIPTextModel, LlamaConfig, LlamaModel
+
+    from hyvideo_core.configs import DiTConfig, VAEConfig
+    from hyvideo_core.model.dit import DiT
+    from hyvideo_core.vae import VAE as Autoencoder
+
+    (models / STAMP_NAME).unlink(missing_ok=True)
+    vae_metadata = {"norm_num_groups": VAE_CONFIG["norm_groups"], **VAE_CONFIG}
+    transformer = DiT(DiTConfig(**TRANSFORMER_CONFIG))
+    write(models / TRANSFORMER, tensors(transformer, torch.bfloat16), {"modelspec.title": "HyVideo Studio demo"})
+    autoencoder = Autoencoder(VAEConfig(**VAE_CONFIG))
+    write(models / VAE, tensors(autoencoder, torch.bfloat16), {"config": json.dumps(vae_metadata)})
+    llama = LlamaModel(LlamaConfig(**LLAMA_CONFIG))
+    llama_metadata = {"config": json.dumps({"model_type": "llama", **LLAMA_CONFIG})}
+    write(models / LLAMA, tensors(llama, torch.bfloat16, prefix="model."), llama_metadata)
+    clip = CLIPTextModel(CLIPTextConfig(**CLIP_CONFIG))
+    clip_metadata = {"config": json.dumps({"model_type": "clip_text_model", **CLIP_CONFIG})}
+    write(models / CLIP, tensors(clip, torch.bfloat16, prefix="text_model."), clip_metadata)
+    (models / STAMP_NAME).write_text(recipe(), encoding="ascii")
+
+
+def ensure(models: Path = DEMO_MODELS) -> Path:
+    """The models folder, built if it is not current."""
+    from tools.console import step
+
+    if not is_current(models):
+        with step("Building the demo model"):
+            build(models)
+    return models
+
+
+def tensors(module: torch.nn.Module, dtype: torch.dtype, prefix: str = "") -> dict[str, torch.Tensor]:
+    """The module's parameters, drawn anew: matrices scaled to keep variance, norms one, biases zero.
+
+    Every tensor has a generator of its own, seeded by its name, so the values do not depend on the order of
+    construction. ``prefix`` is put before names that lack it, which differs between transformers versions.
+    """
+    import torch
+
+    result = {}
+    for name, parameter in module.named_parameters():
+        full_name = name if name.startswith(prefix) else prefix + name
+        if parameter.ndim >= 2:
+            generator = torch.Generator().manual_seed(seed_of(full_name))
+            fan_in = math.prod(parameter.shape[1:])
+            value = torch.randn(parameter.shape, generator=generator).mul_(fan_in**-0.5)
+        elif name.endswith("bias"):
+            value = torch.zeros(parameter.shape)
+        else:
+            value = torch.ones(parameter.shape)
+        result[full_name] = value.to(dtype)
+    return result
+
+
+def seed_of(name: str) -> int:
+    """A seed for one tensor, the same on every machine."""
+    return SEED + int(stamp_of([name], [])[:12], 16)
+
+
+def write(path: Path, content: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file so that ``path`` is either the whole new file or what it was."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(dict(content), str(partial), metadata={"format": "pt", **metadata})
+    os.replace(partial, path)
+
+
+if __name__ == "__main__":
+    ensure()
