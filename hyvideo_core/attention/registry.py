@@ -46,9 +46,7 @@ def available(
     return [_self_test(name, kernel, torch.device(device), dtype, head_dim) for name, kernel in KERNELS.items()]
 
 
-def _self_test(
-    name: str, kernel: AttentionKernel, device: torch.device, dtype: torch.dtype, head_dim: int
-) -> Report:
+def _self_test(name: str, kernel: AttentionKernel, device: torch.device, dtype: torch.dtype, head_dim: int) -> Report:
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 257, 2, head_dim, generator=generator).to(device, dtype) for _ in range(3))
     scores = torch.einsum("blnd,bmnd->bnlm", q.float(), k.float()) * head_dim**-0.5

@@ -60,7 +60,7 @@ class Stream:
 
     def attention(self, qkv: torch.Tensor) -> torch.Tensor:
         """Attention over video and valid text: [3, B, L, N, D] → [B, L, N·D]."""
-        return attend_ragged(self.attend, *qkv.unbind(0), self.lengths).flatten(2)
+        return attend_ragged(self.attend, qkv.unbind(0), self.lengths).flatten(2)
 
 
 def write_qkv(
@@ -157,9 +157,7 @@ class SingleBlock(nn.Module):
         tokens, qkv_width = stream.tokens, 3 * self.hidden
         for at in stream.chunks(tokens.shape[1]):
             # The norm is computed a second time here: it is cheap, the MLP's width over the sequence is not.
-            wide = self.linear1.rows(
-                modulated_norm(tokens[:, at], shift, scale), qkv_width, qkv_width + self.mlp_dim
-            )
+            wide = self.linear1.rows(modulated_norm(tokens[:, at], shift, scale), qkv_width, qkv_width + self.mlp_dim)
             joined = torch.cat((attended[:, at], F.gelu(wide, approximate="tanh")), dim=-1)
             del wide
             tokens[:, at].addcmul_(self.linear2(joined), gate)

@@ -56,9 +56,7 @@ class FinalLayer(nn.Module):
         super().__init__()
         patch_t, patch_h, patch_w = config.patch_size
         self.linear = Linear(config.hidden_size, patch_t * patch_h * patch_w * config.out_channels)
-        self.adaLN_modulation = nn.Sequential(
-            nn.SiLU(), Linear(config.hidden_size, 2 * config.hidden_size)
-        )
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(config.hidden_size, 2 * config.hidden_size))
 
     def forward(self, tokens: torch.Tensor, vec: torch.Tensor, chunk_tokens: int) -> torch.Tensor:
         """[B, L, hidden] → [B, L, patch volume · channels] in float32."""
@@ -80,9 +78,7 @@ class DiT(nn.Module):
     #: Parameters kept in float32 whatever the dtype of the rest.
     FLOAT32_PARAMETERS: ClassVar[tuple[str, ...]] = ("final_layer.linear",)
 
-    def __init__(
-        self, config: DiTConfig, *, attention: str = "auto", chunk_tokens: int = CHUNK_TOKENS
-    ) -> None:
+    def __init__(self, config: DiTConfig, *, attention: str = "auto", chunk_tokens: int = CHUNK_TOKENS) -> None:
         super().__init__()
         self.config, self.attention, self.chunk_tokens = config, attention, chunk_tokens
         self.img_in = PatchEmbed(config.patch_size, config.in_channels, config.hidden_size)
@@ -97,7 +93,7 @@ class DiT(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype blocks compute in."""
-        return self.time_in.mlp[0].weight.dtype  # type: ignore[union-attr, return-value]
+        return self.img_in.proj.weight.dtype
 
     @property
     def device(self) -> torch.device:
@@ -173,9 +169,7 @@ class DiT(nn.Module):
             t=t, h=h, w=w, pt=pt, ph=ph, pw=pw,
         )  # fmt: skip
 
-    def _check(
-        self, x: torch.Tensor, text: torch.Tensor, pooled: torch.Tensor, guidance: torch.Tensor | None
-    ) -> None:
+    def _check(self, x: torch.Tensor, text: torch.Tensor, pooled: torch.Tensor, guidance: torch.Tensor | None) -> None:
         config = self.config
         for name, found, expected in (
             ("latent channels", x.shape[1], config.in_channels),

@@ -6,6 +6,8 @@ Text carries no positions in this model, so valid tokens may also be moved toget
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from hyvideo_core.attention import AttentionKernel
@@ -32,10 +34,9 @@ def crop_text(text: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tens
     return text[:, :longest], lengths
 
 
-def attend_ragged(
-    attend: AttentionKernel, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: Lengths
-) -> torch.Tensor:
-    """Attention [B, L, N, D] where sample i has ``lengths[i]`` tokens; rows beyond are zero."""
+def attend_ragged(attend: AttentionKernel, qkv: Sequence[torch.Tensor], lengths: Lengths) -> torch.Tensor:
+    """Attention of q, k, v [B, L, N, D] where sample i has ``lengths[i]`` tokens; rows beyond are zero."""
+    q, k, v = qkv
     if all(length == q.shape[1] for length in lengths):
         return attend(q, k, v)
     out = torch.zeros_like(q)

@@ -35,7 +35,7 @@ class RefinerBlock(nn.Module):
         """x [B, L, hidden] with ``lengths`` valid tokens per sample → the same shape."""
         attn_gate, mlp_gate = self.adaLN_modulation(condition)[:, None].chunk(2, dim=-1)
         qkv = self.self_attn_qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1))
-        attended = attend_ragged(attend, *qkv.unbind(2), lengths).flatten(2)
+        attended = attend_ragged(attend, qkv.unbind(2), lengths).flatten(2)
         x = x + self.self_attn_proj(attended) * attn_gate
         return x + self.mlp(self.norm2(x)) * mlp_gate
 
@@ -69,6 +69,4 @@ class TokenRefiner(nn.Module):
         x = self.input_embedder(text)
         for block in self.individual_token_refiner.blocks:
             x = block(x, condition, lengths, attend)
-        return x  # type: ignore[no-any-return]
-
-
+        return x

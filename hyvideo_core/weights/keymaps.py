@@ -10,7 +10,15 @@ import re
 from collections.abc import Iterable
 
 #: Prefixes under which the transformer's names are found, longest first.
-PREFIXES = ("model.diffusion_model.", "model.model.", "diffusion_model.", "transformer.", "module.", "model.", "")
+PREFIXES = (
+    "model.diffusion_model.",
+    "model.model.",
+    "diffusion_model.",
+    "transformer.",
+    "module.",
+    "model.",
+    "",
+)
 
 _HOST_TO_ORIGINAL = [
     (r"^(time_in|guidance_in|txt_in\.t_embedder)\.in_layer\.", r"\1.mlp.0."),
