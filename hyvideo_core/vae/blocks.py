@@ -1,0 +1,186 @@
+"""Building blocks of the causal 3D VAE. They compute without gradients and may overwrite their input.
+
+Submodules carry the names of the official checkpoint. ``stages`` lists the steps of a block one by one, so
+that a caller who walks them holds no activation longer than the step that needs it.
+Source: HunyuanVideo ``hyvideo/vae/unet_causal_3d_blocks.py``; HunyuanVideo report (2024), §4.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hyvideo_core.vae.streaming import causal_conv, norm_affine, norm_silu, pointwise_conv, upsampling_conv
+
+#: One step of a network, from activation to activation; may overwrite what it gets.
+Stage = Callable[[Tensor], Tensor]
+
+NORM_EPS = 1e-6
+#: Most attention scores at a time, should a backend write them out (float32: 256 MiB).
+MAX_SCORES = 2**26
+
+
+class CausalConv3d(nn.Module):
+    """Convolution that pads by replication: in time only the past, in space both sides."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int = 3, stride: tuple[int, int, int] = (1, 1, 1)
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, T, H, W] -> [B, C', ceil(T/s), ceil(H/s), ceil(W/s)]; leaves ``x`` alone."""
+        return causal_conv(self.conv, x)
+
+
+class ResnetBlock(nn.Module):
+    """Twice norm, SiLU, convolution, added to the input; a 1×1×1 shortcut where the width changes."""
+
+    def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, in_channels, NORM_EPS)
+        self.conv1 = CausalConv3d(in_channels, out_channels)
+        self.norm2 = nn.GroupNorm(groups, out_channels, NORM_EPS)
+        self.conv2 = CausalConv3d(out_channels, out_channels)
+        self.conv_shortcut = CausalConv3d(in_channels, out_channels, kernel=1) if in_channels != out_channels else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, T, H, W] -> [B, C', T, H, W]; overwrites ``x``."""
+        hidden = causal_conv(self.conv1.conv, x, norm_silu(x, self.norm1))
+        skip = x if self.conv_shortcut is None else pointwise_conv(self.conv_shortcut.conv, x)
+        out = causal_conv(self.conv2.conv, hidden, norm_silu(hidden, self.norm2), add_to=skip)
+        del hidden
+        # A narrower result still lies in the memory of the wider input, which can go now.
+        return out.clone() if out.shape[1] < x.shape[1] else out
+
+
+class CausalAttention(nn.Module):
+    """Single-head attention in which every position of a frame sees that frame and all earlier ones."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.group_norm = nn.GroupNorm(groups, channels, NORM_EPS)
+        self.to_q = nn.Linear(channels, channels)
+        self.to_k = nn.Linear(channels, channels)
+        self.to_v = nn.Linear(channels, channels)
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, T, H, W] -> the same, added to ``x`` in place.
+
+        Frame by frame against a growing prefix of the keys: causality needs no mask, and never more than
+        ``MAX_SCORES`` scores exist at once.
+        """
+        batch, channels, frames, height, width = x.shape
+        positions = height * width
+        scale, shift = norm_affine(x, self.group_norm)
+        normed = x.new_empty(batch, frames, height, width, channels)
+        torch.addcmul(shift, x, scale, out=normed.permute(0, 4, 1, 2, 3))
+        normed = normed.view(batch, frames, positions, channels)
+        key = self.to_k(normed).view(batch, 1, frames * positions, channels)
+        value = self.to_v(normed).view(batch, 1, frames * positions, channels)
+        tokens = x.flatten(3)
+        for frame in range(frames):
+            seen = (frame + 1) * positions
+            step = max(1, MAX_SCORES // (batch * seen))
+            for start in range(0, positions, step):
+                query = self.to_q(normed[:, None, frame, start : start + step])
+                mixed = F.scaled_dot_product_attention(query, key[:, :, :seen], value[:, :, :seen])
+                tokens[:, :, frame, start : start + step] += self.to_out[0](mixed[:, 0]).transpose(1, 2)
+        return x
+
+
+class Upsampler(nn.Module):
+    """Nearest upsampling by (``time_factor``, 2, 2) and a causal convolution."""
+
+    def __init__(self, channels: int, time_factor: int) -> None:
+        super().__init__()
+        self.time_factor = time_factor
+        self.conv = CausalConv3d(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, T, H, W] -> [B, C, (T−1)·time_factor+1, 2H, 2W]; leaves ``x`` alone."""
+        return upsampling_conv(self.conv.conv, x, self.time_factor)
+
+
+class Downsampler(nn.Module):
+    """Causal convolution with stride (``time_factor``, 2, 2)."""
+
+    def __init__(self, channels: int, time_factor: int) -> None:
+        super().__init__()
+        self.conv = CausalConv3d(channels, channels, stride=(time_factor, 2, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, T, H, W] -> [B, C, ceil(T/time_factor), ceil(H/2), ceil(W/2)]; leaves ``x`` alone."""
+        out: Tensor = self.conv(x)
+        return out
+
+
+class StagedBlock(nn.Module):
+    """A block that is nothing but a sequence of stages."""
+
+    def stages(self) -> Iterator[Stage]:
+        """The steps in order."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All stages one after the other; may overwrite ``x``."""
+        for stage in self.stages():
+            x = stage(x)
+        return x
+
+
+def staged(block: nn.Module) -> Iterator[Stage]:
+    """The stages of a block taken from a ``ModuleList``, which forgets the type of its elements."""
+    assert isinstance(block, StagedBlock)
+    return block.stages()
+
+
+class MidBlock(StagedBlock):
+    """Residual block, causal attention (if the model has it), residual block."""
+
+    def __init__(self, channels: int, groups: int, attention: bool) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList([ResnetBlock(channels, channels, groups) for _ in range(2)])
+        self.attentions = nn.ModuleList([CausalAttention(channels, groups)] if attention else [])
+
+    def stages(self) -> Iterator[Stage]:
+        """Residual, attention, residual."""
+        yield self.resnets[0]
+        yield from self.attentions
+        yield self.resnets[1]
+
+
+class DownBlock(StagedBlock):
+    """Residual blocks of one resolution, then the step down; ``time_factor`` None means no step."""
+
+    def __init__(self, in_channels: int, out_channels: int, layers: int, groups: int, time_factor: int | None) -> None:
+        super().__init__()
+        widths = [in_channels] + [out_channels] * layers
+        self.resnets = nn.ModuleList([ResnetBlock(a, b, groups) for a, b in pairwise(widths)])
+        self.downsamplers = nn.ModuleList([Downsampler(out_channels, time_factor)] if time_factor else [])
+
+    def stages(self) -> Iterator[Stage]:
+        """Residuals, then the downsampler."""
+        yield from self.resnets
+        yield from self.downsamplers
+
+
+class UpBlock(StagedBlock):
+    """Residual blocks of one resolution, then the step up; ``time_factor`` None means no step."""
+
+    def __init__(self, in_channels: int, out_channels: int, layers: int, groups: int, time_factor: int | None) -> None:
+        super().__init__()
+        widths = [in_channels] + [out_channels] * layers
+        self.resnets = nn.ModuleList([ResnetBlock(a, b, groups) for a, b in pairwise(widths)])
+        self.upsamplers = nn.ModuleList([Upsampler(out_channels, time_factor)] if time_factor else [])
+
+    def stages(self) -> Iterator[Stage]:
+        """Residuals, then the upsampler."""
+        yield from self.resnets
+        yield from self.upsamplers
