@@ -1,0 +1,35 @@
+"""Fixtures of the tests that need a running ComfyUI. It runs in a process of its own and is used by its API."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tools import comfyui
+from tools.client import ComfyClient
+from tools.demo_model import build
+from tools.server import Server
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A ComfyUI with this pack and the demo models, started once; has ``url``, ``pid``, ``log``, ``output``."""
+    host = comfyui.locate()
+    if host is None:
+        pytest.fail("There is no ComfyUI: run the tests with python tools/dev.py test, or set COMFYUI_PATH.")
+    base = tmp_path_factory.mktemp("comfyui")
+    models = build.ensure()
+    with Server(host, base, models=[models], native_widths=True, python=Path(sys.executable)) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[ComfyClient]:
+    """A client of its own for each test."""
+    with server.client() as connected:
+        yield connected
