@@ -1,6 +1,15 @@
 """Checkpoints: which file is what, under which names, and how it becomes a module."""
 
-from hyvideo_core.weights.dit import load_dit
-from hyvideo_core.weights.vae import load_vae
+from hyvideo_core.weights.dit import describe_dit, detect_dit, load_dit
+from hyvideo_core.weights.files import parameter_count, size_on_disk_bytes
+from hyvideo_core.weights.vae import describe_vae, load_vae
 
-__all__ = ["load_dit", "load_vae"]
+__all__ = [
+    "describe_dit",
+    "describe_vae",
+    "detect_dit",
+    "load_dit",
+    "load_vae",
+    "parameter_count",
+    "size_on_disk_bytes",
+]

@@ -12,7 +12,7 @@ from hyvideo_core.configs import DiTConfig
 from hyvideo_core.errors import CheckpointError
 from hyvideo_core.model.dit import DiT
 from hyvideo_core.weights.detect import dit_config, dit_prefix, is_scaled_fp8
-from hyvideo_core.weights.files import Checkpoint, open_checkpoint
+from hyvideo_core.weights.files import Checkpoint, open_checkpoint, parameter_count
 from hyvideo_core.weights.keymaps import host_to_original
 from hyvideo_core.weights.load import listed, materialise
 
@@ -43,6 +43,22 @@ def load_dit(
         logger.warning("%s: %d tensors found no home: %s", checkpoint.path.name, len(unused), listed(unused))
     return materialise(
         partial(DiT, config), checkpoint, names, dtype=dtype, device=device, float32=DiT.FLOAT32_PARAMETERS
+    )
+
+
+def detect_dit(path: str | Path) -> DiTConfig:
+    """The configuration of a transformer file, from its header. Raises ``CheckpointError`` for other files."""
+    return detect_dit_config(open_checkpoint(path))
+
+
+def describe_dit(path: str | Path) -> str:
+    """One line on a transformer file, from its header. Raises ``CheckpointError`` for other files."""
+    config = detect_dit(path)
+    kind = {16: "text-to-video", 32: "SkyReels image-to-video", 33: "image-to-video"}.get(config.in_channels, "")
+    guidance = "guidance-distilled" if config.guidance_embed else "not distilled: use cfg"
+    return (
+        f"HunyuanVideo {kind} transformer, {config.double_blocks}+{config.single_blocks} blocks of "
+        f"{config.hidden_size}, {parameter_count(path):,} parameters, {guidance}"
     )
 
 

@@ -7,6 +7,7 @@ open with ``weights_only=True`` and ``mmap=True`` only, so a file with code in i
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import struct
 import zipfile
@@ -93,6 +94,20 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         f"{path.name} has the suffix '{suffix}', but this loader reads .safetensors and "
         f"{', '.join(PICKLE_SUFFIXES)}. Choose a file of one of these kinds."
     )
+
+
+def parameter_count(path: str | Path) -> int:
+    """Elements of all tensors in a checkpoint, from its header."""
+    return sum(math.prod(shape) for shape in open_checkpoint(path).shapes.values())
+
+
+def size_on_disk_bytes(path: str | Path) -> int:
+    """Bytes of a checkpoint file, or of all weights in a model folder."""
+    path = Path(path)
+    if path.is_file():
+        return path.stat().st_size
+    weights = (".safetensors", *PICKLE_SUFFIXES)
+    return sum(found.stat().st_size for found in path.iterdir() if found.suffix in weights)
 
 
 def read_safetensors_header(path: Path) -> dict[str, Any]:

@@ -77,6 +77,14 @@ def load_vae(
     return materialise(lambda: VAE(config), checkpoint, names, dtype=dtype, device=device, adapt=adapt)
 
 
+def describe_vae(path: str | Path) -> str:
+    """One line on a VAE file, from its header. Raises ``CheckpointError`` for other files."""
+    checkpoint = open_checkpoint(path)
+    prefix, is_host = _find_layout(checkpoint)
+    widths = _detect_config(checkpoint, prefix, is_host).block_out_channels
+    return f"HunyuanVideo VAE in {'ComfyUI' if is_host else 'original'} names, widths {', '.join(map(str, widths))}"
+
+
 def _find_layout(checkpoint: Checkpoint) -> tuple[str, bool]:
     """The prefix of the names, and whether they are ComfyUI's."""
     for prefix in PREFIXES:

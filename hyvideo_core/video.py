@@ -1,0 +1,120 @@
+"""Frames to an mp4, through ffmpeg as imageio-ffmpeg brings it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+from numpy.typing import NDArray
+
+from hyvideo_core.errors import GeometryError, HyVideoError
+
+Frame = NDArray[np.uint8]
+
+
+def write_mp4(
+    frames: Iterable[Frame],
+    path: Path,
+    *,
+    fps: float = 24.0,
+    crf: int = 16,
+    metadata: Mapping[str, object] | None = None,
+) -> None:
+    """Write RGB frames [H, W, 3] to ``path`` as H.264, yuv420p, with ``metadata`` as JSON tags.
+
+    ``crf`` 0 (lossless to the eye and huge) to 51. Frames are encoded as they come; odd sides are padded by
+    repeating the last row or column, since yuv420p needs even ones. The file appears only when it is
+    complete. Raises ``FileExistsError`` rather than overwrite, ``GeometryError`` without frames or where sizes
+    differ, ``HyVideoError`` with ffmpeg's words if it fails.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} exists already and is not overwritten. Choose another name.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".hyvideo-") as folder:
+        encoded, finished = Path(folder) / "encoded.mp4", Path(folder) / "finished.mp4"
+        _encode(frames, encoded, fps, crf)
+        _tag(encoded, finished, metadata or {}, Path(folder) / "tags.txt")
+        # A hard link fails where the name has been taken meanwhile; a rename would overwrite.
+        try:
+            os.link(finished, path)
+        except OSError as error:
+            if isinstance(error, FileExistsError):
+                raise
+            _move_exclusively(finished, path)
+
+
+def _encode(frames: Iterable[Frame], path: Path, fps: float, crf: int) -> None:
+    iterator = iter(frames)
+    try:
+        first = _even(next(iterator))
+    except StopIteration:
+        raise GeometryError("There are no frames to save. Connect the images of a decoder.") from None
+    height, width = first.shape[:2]
+    writer = imageio_ffmpeg.write_frames(
+        str(path),
+        (width, height),
+        fps=fps,
+        codec="libx264",
+        quality=None,
+        macro_block_size=1,
+        output_params=["-crf", str(crf), "-preset", "medium", "-movflags", "+faststart"],
+        ffmpeg_log_level="error",
+    )
+    writer.send(None)
+    try:
+        for frame in _checked(first, iterator):
+            writer.send(np.ascontiguousarray(frame))
+    except OSError as error:
+        raise HyVideoError(f"ffmpeg stopped while writing {path.parent}: {error}. Is the disk full?") from error
+    finally:
+        writer.close()
+
+
+def _checked(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:
+    yield first
+    for frame in map(_even, rest):
+        if frame.shape != first.shape:
+            raise GeometryError(f"frames have different sizes: {first.shape[1::-1]} and {frame.shape[1::-1]}.")
+        yield frame
+
+
+def _even(frame: Frame) -> Frame:
+    """The frame with even sides."""
+    height, width = frame.shape[:2]
+    if not (height % 2 or width % 2):
+        return frame
+    return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+
+def _tag(source: Path, target: Path, metadata: Mapping[str, object], tags: Path) -> None:
+    # A file, not arguments: a workflow may be longer than a command line can be.
+    lines = [";FFMETADATA1", *(f"{key}={_escape(json.dumps(value))}" for key, value in metadata.items())]
+    tags.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    flags = ["-movflags", "use_metadata_tags+faststart"]
+    _ffmpeg(
+        "-i", str(source), "-i", str(tags), "-map", "0", "-map_metadata", "1", "-codec", "copy", *flags, str(target)
+    )
+
+
+def _ffmpeg(*arguments: str) -> None:
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-v", "error", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    if result.returncode:
+        raise HyVideoError(f"ffmpeg failed: {result.stderr.strip()[-500:]}")
+
+
+def _escape(value: str) -> str:
+    """A value as ffmpeg's metadata files want it. Source: ffmpeg documentation, "Metadata"."""
+    return "".join("\\" + c if c in "=;#\\\n" else c for c in value)
+
+
+def _move_exclusively(source: Path, target: Path) -> None:
+    """For file systems without hard links: take the name first, then move onto it."""
+    target.open("xb").close()
+    source.replace(target)

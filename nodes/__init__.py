@@ -1,0 +1,38 @@
+"""The nodes, one file a stage of the pipeline. Schemas and wiring only; everything about tensors is in the core."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .decode import HyvDecode, HyvEncode
+from .latent import HyvEmptyLatent
+from .load import HyvLoadModel, HyvLoadTextEncoders, HyvLoadVAE
+from .sample import HyvSampler
+from .text import HyvEncodePrompt
+from .video import HyvSaveVideo
+
+NODES: list[type[io.ComfyNode]] = [
+    HyvLoadModel,
+    HyvLoadTextEncoders,
+    HyvLoadVAE,
+    HyvEncodePrompt,
+    HyvEmptyLatent,
+    HyvSampler,
+    HyvDecode,
+    HyvEncode,
+    HyvSaveVideo,
+]
+
+
+class HyVideoStudio(ComfyExtension):
+    """What the host asks for the pack's nodes."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """All nodes of the pack."""
+        return NODES
+
+
+async def comfy_entrypoint() -> ComfyExtension:
+    """Called by the host once the pack is imported."""
+    return HyVideoStudio()
+
+
+__all__ = ["comfy_entrypoint"]

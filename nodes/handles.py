@@ -1,0 +1,55 @@
+"""What travels over the pack's own sockets: light frozen descriptions, never weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from comfy_api.latest import io
+
+HyvModel = io.Custom("HYV_MODEL")
+HyvTextEncoders = io.Custom("HYV_TEXT_ENCODER")
+HyvVAE = io.Custom("HYV_VAE")
+
+CATEGORY = "HyVideo Studio"
+
+
+@dataclass(frozen=True)
+class FileVersion:
+    """A file or folder as it was when the handle was made: a replaced one is another."""
+
+    path: Path
+    size_bytes: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, path: str | Path) -> FileVersion:
+        """The version on disk now."""
+        status = Path(path).stat()
+        return cls(Path(path), status.st_size, status.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class ModelHandle:
+    """A transformer: which file, in which dtype, with which attention kernel."""
+
+    file: FileVersion
+    dtype: str
+    attention: str
+
+
+@dataclass(frozen=True)
+class TextEncodersHandle:
+    """The language model and CLIP-L."""
+
+    llm: FileVersion
+    clip: FileVersion
+    dtype: str
+
+
+@dataclass(frozen=True)
+class VAEHandle:
+    """A VAE: which file, in which dtype."""
+
+    file: FileVersion
+    dtype: str

@@ -1,0 +1,196 @@
+"""The only file that touches the host's devices, memory manager, progress and interruption."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management as mm
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from server import PromptServer
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+class HostedModule(ModelPatcher):
+    """A module of ours in the host's books: loaded whole, released whole, with sizes that tell the truth.
+
+    Weights are read when a device first needs them, straight to it. Releasing drops them; they are never copied
+    back to the host's memory, since the file (or its page cache) still has them.
+    """
+
+    def __init__(self, read: Callable[[torch.device], torch.nn.Module], device: torch.device, size_bytes: int) -> None:
+        super().__init__(_Slot(), load_device=device, offload_device=torch.device("cpu"), size=size_bytes)
+        self._read = read
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The loaded module."""
+        module: torch.nn.Module | None = self.model.content
+        if module is None:
+            raise RuntimeError("The weights were released while in use. Queue the job again.")
+        return module
+
+    def loaded_size(self) -> int:
+        """Bytes held now."""
+        return self.model_size() if self.model.content is not None else 0
+
+    def current_loaded_device(self) -> torch.device:
+        """Where the weights are, or would wait."""
+        return self.load_device if self.model.content is not None else self.offload_device
+
+    def partially_load(
+        self, device_to: torch.device, extra_memory: float = 0, force_patch_weights: bool = False
+    ) -> int:
+        """Load everything; returns the bytes that took."""
+        if self.model.content is not None:
+            return 0
+        module = self._read(device_to)
+        self.size = sum(p.numel() * p.element_size() for p in module.parameters())
+        self.model.content = module
+        return self.size
+
+    def partially_unload(
+        self, device_to: torch.device, memory_to_free: float = 0, force_patch_weights: bool = False
+    ) -> int:
+        """Release everything; returns the bytes that freed."""
+        freed = self.loaded_size()
+        self.model.content = None
+        return freed
+
+    def detach(self, unpatch_all: bool = True) -> torch.nn.Module:
+        """The host wants the module gone: release it and forget it."""
+        self.partially_unload(self.offload_device)
+        return self.model
+
+    def model_dtype(self) -> torch.dtype | None:
+        """Dtype of the weights, if loaded."""
+        content = self.model.content
+        return None if content is None else next(content.parameters()).dtype
+
+
+class _Slot(torch.nn.Module):
+    """What the host takes for the model: its identity stays while the weights come and go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.__dict__["content"] = None
+        self.device = torch.device("cpu")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # ``content`` must not become a submodule: the host measures submodules itself.
+        self.__dict__[name] = value
+
+
+class _Cache:
+    """At most one hosted module for each role; a new one for the role releases the old one first."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, tuple[Hashable, HostedModule]] = {}
+
+    def get(self, role: str, key: Hashable, make: Callable[[], HostedModule]) -> HostedModule:
+        """The module of this role for ``key``."""
+        held = self._held.get(role)
+        if held is not None and held[0] == key:
+            return held[1]
+        if held is not None:
+            held[1].detach()
+            del self._held[role], held
+            mm.cleanup_models()
+        hosted = make()
+        self._held[role] = (key, hosted)
+        return hosted
+
+
+_cache = _Cache()
+
+
+def loaded(
+    role: str,
+    key: Hashable,
+    read: Callable[[torch.device], torch.nn.Module],
+    *,
+    device: torch.device,
+    size_bytes: int,
+    activation_bytes: int,
+) -> torch.nn.Module:
+    """The module for ``key``, loaded on ``device`` with room left for its activations.
+
+    ``read`` makes it on a device; ``size_bytes`` is what its weights are expected to take.
+    """
+    hosted = _cache.get(role, key, lambda: HostedModule(read, device, size_bytes))
+    mm.load_models_gpu([hosted], memory_required=activation_bytes, force_full_load=True)
+    return hosted.module
+
+
+def transformer_device() -> torch.device:
+    """Where the transformer runs."""
+    return mm.get_torch_device()
+
+
+def text_device() -> torch.device:
+    """Where the text encoders run."""
+    return mm.text_encoder_device()
+
+
+def vae_device() -> torch.device:
+    """Where the VAE runs."""
+    return mm.vae_device()
+
+
+def dtype_of(choice: str, device: torch.device, *, on_gpu: str, on_cpu: str) -> torch.dtype:
+    """The dtype a loader's choice means; ``auto`` is ``on_gpu`` or ``on_cpu``."""
+    if choice == "auto":
+        choice = on_cpu if device.type == "cpu" else on_gpu
+    return DTYPES[choice]
+
+
+def offer(tensor: torch.Tensor) -> torch.Tensor:
+    """A result where the host keeps results between nodes."""
+    return tensor.to(mm.intermediate_device(), torch.float32)
+
+
+def check_interrupt() -> None:
+    """Raise the host's own exception if the user pressed stop."""
+    mm.throw_exception_if_processing_interrupted()
+
+
+def host_tokenizer(name: str) -> Path:
+    """Folder of a tokenizer that the host ships: ``llama`` or ``clip``."""
+    comfy_folder = Path(comfy.utils.__file__).parent
+    folders = {"llama": comfy_folder / "text_encoders" / "llama_tokenizer", "clip": comfy_folder / "sd1_tokenizer"}
+    return folders[name]
+
+
+class Progress:
+    """A node's progress bar with the time per unit and the time left beside it."""
+
+    def __init__(self, total: int, unit: str, node_id: str | None) -> None:
+        self._bar = comfy.utils.ProgressBar(total, node_id=node_id)
+        self._total, self._unit, self._node_id = total, unit, node_id
+        self._started = self._last = time.perf_counter()
+
+    def update(self, done: int) -> None:
+        """Show that ``done`` units are finished; also where a stop takes effect."""
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        mean = (now - self._started) / done
+        text = f"{self._unit} {done}/{self._total} · {seconds:.2f} s · {mean * (self._total - done):.0f} s left"
+        if self._node_id is not None and PromptServer.instance.client_id is not None:
+            PromptServer.instance.send_progress_text(text, self._node_id)
+        self._bar.update_absolute(done, self._total)
+        check_interrupt()
+
+    def close(self, what: str) -> None:
+        """Log how long the whole took."""
+        seconds = time.perf_counter() - self._started
+        logger.info(
+            "%s: %d × %s in %.2f s (%.2f s each)", what, self._total, self._unit, seconds, seconds / self._total
+        )

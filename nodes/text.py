@@ -1,0 +1,140 @@
+"""Prompts to conditioning."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from hyvideo_core.errors import PromptError
+from hyvideo_core.text import IMAGE, VIDEO, Template, TextEncoders, custom
+from hyvideo_core.weights import load_clip, load_mllm, size_on_disk_bytes
+
+from . import host
+from .adapt import to_host_conditioning
+from .handles import CATEGORY, HyvTextEncoders, TextEncodersHandle
+
+#: Room for the activations of a 350-token prompt in an 8B language model.
+TEXT_ACTIVATION_BYTES = 512 * 2**20
+
+
+class HyvEncodePrompt(io.ComfyNode):
+    """Positive and negative prompt in one node."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HyvEncodePrompt",
+            display_name="HyVideo Encode Prompt",
+            category=f"{CATEGORY}/text",
+            description="Encodes the prompt exactly as the original does: inside its template, through the language "
+            "model and CLIP-L.",
+            search_aliases=["hunyuan prompt", "clip text encode", "negative prompt", "HyVideoTextEncode"],
+            inputs=[
+                HyvTextEncoders.Input("text_encoders", tooltip="From HyVideo Load Text Encoders."),
+                io.String.Input(
+                    "prompt",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    default="A cat walks on the grass, realistic style.",
+                    tooltip="What the video shows. Describe subject, motion, scene, light and camera; up to about "
+                    "250 tokens (some 190 words).",
+                ),
+                io.String.Input(
+                    "negative",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    default="",
+                    tooltip="What to avoid. Has an effect only if cfg is above 1 in the sampler; may be empty.",
+                ),
+                io.DynamicCombo.Input(
+                    "template",
+                    options=[
+                        io.DynamicCombo.Option("video", []),
+                        io.DynamicCombo.Option("image", []),
+                        io.DynamicCombo.Option(
+                            "custom",
+                            [
+                                io.String.Input(
+                                    "text",
+                                    multiline=True,
+                                    default=VIDEO.text,
+                                    tooltip="The language model's whole input; {} marks the place of the prompt.",
+                                ),
+                                io.Int.Input(
+                                    "crop_start",
+                                    default=-1,
+                                    min=-1,
+                                    max=350,
+                                    tooltip="How many leading tokens to drop from the result; −1 drops all "
+                                    "before the prompt.",
+                                ),
+                            ],
+                        ),
+                    ],
+                    tooltip="What the language model is asked to do with the prompt: describe a video, describe an "
+                    "image (for one frame), or your own instruction.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output("positive", tooltip="The encoded prompt, for HyVideo Sampler."),
+                io.Conditioning.Output("negative", tooltip="The encoded negative prompt."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, prompt: str | None) -> bool | str:
+        if prompt is not None and not prompt.strip():
+            return "prompt is empty, but there must be something to show. Write what the video shows."
+        return True
+
+    @classmethod
+    def execute(
+        cls, text_encoders: TextEncodersHandle, prompt: str, negative: str, template: dict[str, Any]
+    ) -> io.NodeOutput:
+        if not prompt.strip():
+            raise PromptError("prompt is empty, but there must be something to show. Write what the video shows.")
+        chosen = _template(template)
+        encoders = _encoders(text_encoders)
+        host.check_interrupt()
+        positive = encoders.encode([prompt], chosen)
+        host.check_interrupt()
+        return io.NodeOutput(to_host_conditioning(positive), to_host_conditioning(encoders.encode([negative], chosen)))
+
+
+def _template(choice: dict[str, Any]) -> Template:
+    kind = choice.get("template")
+    if kind == "custom":
+        crop = int(choice.get("crop_start", -1))
+        return custom(choice.get("text", ""), crop_start=None if crop < 0 else crop)
+    known = {"video": VIDEO, "image": IMAGE}
+    if kind not in known:
+        raise PromptError(f"template is '{kind}', but must be video, image or custom.")
+    return known[kind]
+
+
+def _encoders(handle: TextEncodersHandle) -> TextEncoders:
+    """Both encoders, loaded together since each prompt needs both."""
+    device = host.text_device()
+    dtype = host.dtype_of(handle.dtype, device, on_gpu="float16", on_cpu="bfloat16")
+    module = host.loaded(
+        "text encoders",
+        handle,
+        partial(_read, handle, dtype),
+        device=device,
+        size_bytes=size_on_disk_bytes(handle.llm.path) + size_on_disk_bytes(handle.clip.path),
+        activation_bytes=TEXT_ACTIVATION_BYTES,
+    )
+    assert isinstance(module, TextEncoders)
+    return module
+
+
+def _read(handle: TextEncodersHandle, dtype: torch.dtype, device: torch.device) -> TextEncoders:
+    own = handle.llm.path / "tokenizer.json"
+    llm_tokenizer = own if own.is_file() else host.host_tokenizer("llama")
+    return TextEncoders(
+        load_mllm(handle.llm.path, tokenizer=llm_tokenizer, dtype=dtype, device=device),
+        load_clip(handle.clip.path, tokenizer=host.host_tokenizer("clip"), dtype=dtype, device=device),
+    )

@@ -1,0 +1,98 @@
+"""Frames to a video file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import numpy as np
+import torch
+from comfy.cli_args import args
+from comfy_api.latest import InputImpl, io, ui
+
+from hyvideo_core.video import Frame, write_mp4
+
+from . import host
+from .handles import CATEGORY
+
+
+class HyvSaveVideo(io.ComfyNode):
+    """An mp4 in the output folder, shown in the node."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HyvSaveVideo",
+            display_name="HyVideo Save Video",
+            category=f"{CATEGORY}/video",
+            description="Saves frames as an mp4 with the workflow inside: drop the file on ComfyUI to open it again.",
+            search_aliases=["save mp4", "video combine", "export video", "VHS_VideoCombine"],
+            inputs=[
+                io.Image.Input("images", tooltip="The frames, in order."),
+                io.Float.Input(
+                    "fps",
+                    default=24.0,
+                    min=1.0,
+                    max=240.0,
+                    step=0.01,
+                    tooltip="Frames a second; the model was trained on 24.",
+                ),
+                io.Int.Input(
+                    "crf",
+                    default=16,
+                    min=0,
+                    max=51,
+                    tooltip="Quality of H.264: lower is better and larger; 16 looks lossless, 23 is small.",
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default="video/HyVideo",
+                    tooltip="Name, and folder inside the output folder. A number is appended; nothing is overwritten.",
+                ),
+            ],
+            outputs=[io.Video.Output("video", tooltip="The saved file, for ComfyUI's own video nodes.")],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, images: torch.Tensor, fps: float, crf: int, filename_prefix: str) -> io.NodeOutput:
+        height, width = images.shape[1:3]
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            filename_prefix.replace("\\", "/"), folder_paths.get_output_directory(), width, height
+        )
+        path = _write(images, Path(folder), name, counter, fps, crf, cls._metadata())
+        shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=shown)
+
+    @classmethod
+    def _metadata(cls) -> dict[str, Any]:
+        """Prompt and workflow, under the names the frontend looks for."""
+        if args.disable_metadata:
+            return {}
+        found = dict(cls.hidden.extra_pnginfo or {})
+        if cls.hidden.prompt is not None:
+            found["prompt"] = cls.hidden.prompt
+        return found
+
+
+def _write(
+    images: torch.Tensor, folder: Path, name: str, counter: int, fps: float, crf: int, metadata: dict[str, Any]
+) -> Path:
+    """Write under the first free number, also if another program takes one meanwhile."""
+    while True:
+        path = folder / f"{name}_{counter:05}_.mp4"
+        try:
+            write_mp4(_frames(images), path, fps=fps, crf=crf, metadata=metadata)
+            return path
+        except FileExistsError:
+            counter += 1
+
+
+def _frames(images: torch.Tensor) -> Iterator[Frame]:
+    """8-bit RGB frames, one at a time."""
+    for image in images:
+        host.check_interrupt()
+        yield image[..., :3].mul(255).round_().clamp_(0, 255).to("cpu", torch.uint8).numpy().astype(np.uint8)
