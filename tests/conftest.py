@@ -13,7 +13,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tools import comfyui
 from tools.client import ComfyClient
 from tools.demo_model import build
+from tools.paths import ROOT
 from tools.server import Server
+
+
+class RootIsNoPackage:
+    """Keeps pytest from importing the pack's own ``__init__.py``, which only ComfyUI can."""
+
+    def pytest_collect_directory(self, path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+        """Collect the clone's root as a plain folder."""
+        return pytest.Dir.from_parent(parent, path=path) if path == ROOT else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A hook written into this file directly would be asked about the folders below it only."""
+    config.pluginmanager.register(RootIsNoPackage())
 
 
 @pytest.fixture(scope="session")

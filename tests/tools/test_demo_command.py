@@ -60,8 +60,9 @@ def test_progress_names_the_node_its_steps_and_their_pace(graph: dict) -> None:
     events = [Event("executing", {"node": "3"}), *(step(i) for i in range(1, 5)), Event("execution_success", {})]
     lines = list(demo.progress_lines(iter(events), graph, every_step=True))
     assert lines[0] == "… Sample"
-    assert lines[1].startswith("… Sample [######.") and lines[1].endswith("1/4")
-    assert "4/4" in lines[4] and lines[4].endswith("s/step")
+    assert lines[1] == f"… Sample [{'#' * 6}{'.' * 18}] 1/4"
+    assert "4/4" in lines[4]
+    assert lines[4].endswith("s/step")
     assert lines[5].startswith("✓")
     assert len(list(demo.progress_lines(iter(events), graph, every_step=False))) == 3
 
