@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyvideo_core.vae.streaming import causal_conv, norm_affine, norm_silu, pointwise_conv, upsampling_conv
+from hyvideo_core.vae.streaming import Affine, causal_conv, norm_silu, pointwise_conv, upsampling_conv
 
 #: One step of a network, from activation to activation; may overwrite what it gets.
 Stage = Callable[[Tensor], Tensor]
@@ -55,8 +55,8 @@ class ResnetBlock(nn.Module):
         skip = x if self.conv_shortcut is None else pointwise_conv(self.conv_shortcut.conv, x)
         out = causal_conv(self.conv2.conv, hidden, norm_silu(hidden, self.norm2), add_to=skip)
         del hidden
-        # A narrower result still lies in the memory of the wider input, which can go now.
-        return out.clone() if out.shape[1] < x.shape[1] else out
+        # A narrower result lies scattered in the memory of the wider input, which can go now.
+        return out.contiguous(memory_format=torch.channels_last_3d)
 
 
 class CausalAttention(nn.Module):
@@ -78,10 +78,7 @@ class CausalAttention(nn.Module):
         """
         batch, channels, frames, height, width = x.shape
         positions = height * width
-        scale, shift = norm_affine(x, self.group_norm)
-        normed = x.new_empty(batch, frames, height, width, channels)
-        torch.addcmul(shift, x, scale, out=normed.permute(0, 4, 1, 2, 3))
-        normed = normed.view(batch, frames, positions, channels)
+        normed = Affine(x, self.group_norm)(x).permute(0, 2, 3, 4, 1).reshape(batch, frames, positions, channels)
         key = self.to_k(normed).view(batch, 1, frames * positions, channels)
         value = self.to_v(normed).view(batch, 1, frames * positions, channels)
         tokens = x.flatten(3)

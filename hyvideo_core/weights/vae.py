@@ -18,6 +18,7 @@ import torch
 from hyvideo_core.configs import HUNYUAN_VIDEO_VAE, VAEConfig
 from hyvideo_core.errors import CheckpointError
 from hyvideo_core.vae import VAE
+from hyvideo_core.vae.autoencoder import LEVELS
 from hyvideo_core.weights.detect import count_blocks, describe
 from hyvideo_core.weights.files import Checkpoint, open_checkpoint
 from hyvideo_core.weights.load import materialise
@@ -63,7 +64,7 @@ def load_vae(
     checkpoint = open_checkpoint(path)
     prefix, is_host = _find_layout(checkpoint)
     if config is None:
-        config = _detect_config(checkpoint, prefix, is_host)
+        config = detect_config(checkpoint, prefix, is_host)
     with torch.device("meta"):
         expected = VAE(config).state_dict()
     levels = len(config.block_out_channels)
@@ -81,7 +82,7 @@ def describe_vae(path: str | Path) -> str:
     """One line on a VAE file, from its header. Raises ``CheckpointError`` for other files."""
     checkpoint = open_checkpoint(path)
     prefix, is_host = _find_layout(checkpoint)
-    widths = _detect_config(checkpoint, prefix, is_host).block_out_channels
+    widths = detect_config(checkpoint, prefix, is_host).block_out_channels
     return f"HunyuanVideo VAE in {'ComfyUI' if is_host else 'original'} names, widths {', '.join(map(str, widths))}"
 
 
@@ -106,7 +107,7 @@ def _refusal(checkpoint: Checkpoint, found: str) -> CheckpointError:
     )
 
 
-def _detect_config(checkpoint: Checkpoint, prefix: str, is_host: bool) -> VAEConfig:
+def detect_config(checkpoint: Checkpoint, prefix: str, is_host: bool) -> VAEConfig:
     """Widths and depths from the shapes; the metadata entry ``config`` says what shapes cannot."""
     shapes = {k.removeprefix(prefix): v for k, v in checkpoint.shapes.items() if k.startswith(prefix)}
     blocks, layers = ("encoder.down.", "block.") if is_host else ("encoder.down_blocks.", "resnets.")
@@ -114,6 +115,8 @@ def _detect_config(checkpoint: Checkpoint, prefix: str, is_host: bool) -> VAECon
         widths = tuple(
             shapes[f"{blocks}{level}.{layers}0.conv1.conv.weight"][0] for level in range(count_blocks(shapes, blocks))
         )
+        if len(widths) != LEVELS:
+            raise ValueError(f"{len(widths)} levels of resolution, but 4×8×8 compression needs {LEVELS}")
         stated = _stated_config(checkpoint)
         return VAEConfig(
             block_out_channels=widths,
