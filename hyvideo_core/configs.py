@@ -31,9 +31,7 @@ class DiTConfig:
         if self.hidden_size % self.heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}.")
         if sum(self.rope_dims) != self.head_dim or any(d % 2 for d in self.rope_dims):
-            raise ValueError(
-                f"rope_dims {self.rope_dims} must be even and add up to the head size {self.head_dim}."
-            )
+            raise ValueError(f"rope_dims {self.rope_dims} must be even and add up to the head size {self.head_dim}.")
 
     @property
     def head_dim(self) -> int:

@@ -27,16 +27,22 @@ class Report:
 
 
 def resolve(name: str, device: torch.device | str, dtype: torch.dtype) -> AttentionKernel:
-    """The kernel called ``name``; ``auto`` picks by measurement: chunked on CPUs in bfloat16, else SDPA.
+    """The kernel called ``name``; ``auto`` is SDPA, but on CPUs in bfloat16 without matrix units ``chunked``.
 
     Raises ``ValueError`` for an unknown name. Source of the choice: ``benchmarks/results``.
     """
     if name == "auto":
-        on_cpu = torch.device(device).type == "cpu"
-        name = "chunked" if on_cpu and dtype == torch.bfloat16 else "sdpa"
+        slow_sdpa = torch.device(device).type == "cpu" and dtype == torch.bfloat16 and not has_matrix_units()
+        name = "chunked" if slow_sdpa else "sdpa"
     if name not in KERNELS:
         raise ValueError(f"attention is '{name}', but must be auto or one of {', '.join(KERNELS)}.")
     return KERNELS[name]
+
+
+def has_matrix_units() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in hardware (AMX), which torch's SDPA then uses."""
+    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(probe and probe())
 
 
 def available(

@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from hyvideo_core.attention import AttentionKernel
 from hyvideo_core.configs import DiTConfig
-from hyvideo_core.model.layers import FeedForward, Modulation, RMSNorm, modulated_norm, token_chunks
+from hyvideo_core.model.layers import FeedForward, Modulation, RMSNorm, gelu_, modulated_norm, token_chunks
 from hyvideo_core.model.ragged import Lengths, attend_ragged
-from hyvideo_core.model.rope import Rope, rotate
+from hyvideo_core.model.rope import rotate
 from hyvideo_core.ops import Linear
 
 
@@ -35,7 +34,7 @@ class Stream:
     video_tokens: int
     lengths: Lengths
     vec: torch.Tensor
-    rope: Rope
+    rope: torch.Tensor
     attend: AttentionKernel
     chunk_tokens: int
 
@@ -64,7 +63,7 @@ class Stream:
 
 
 def write_qkv(
-    qkv: torch.Tensor, projected: torch.Tensor, at: slice, norms: tuple[RMSNorm, RMSNorm], rope: Rope | None
+    qkv: torch.Tensor, projected: torch.Tensor, at: slice, norms: tuple[RMSNorm, RMSNorm], rope: torch.Tensor | None
 ) -> None:
     """Normalise, rotate and store one chunk of projected q, k, v [B, l, 3·N·D] at its place in the buffer."""
     q, k, v = projected.unflatten(-1, (3, qkv.shape[3], qkv.shape[4])).unbind(2)
@@ -87,7 +86,7 @@ class DoubleBlock(nn.Module):
             self.add_module(f"{stream}_attn_q_norm", RMSNorm(head_dim))
             self.add_module(f"{stream}_attn_k_norm", RMSNorm(head_dim))
             self.add_module(f"{stream}_attn_proj", Linear(hidden, hidden))
-            self.add_module(f"{stream}_mlp", FeedForward(hidden, config.mlp_dim, nn.GELU(approximate="tanh")))
+            self.add_module(f"{stream}_mlp", FeedForward(hidden, config.mlp_dim, gelu_))
 
     def forward(self, stream: Stream) -> None:
         """Update the stream's tokens in place."""
@@ -111,7 +110,7 @@ class DoubleBlock(nn.Module):
         tokens: torch.Tensor,
         modulation: tuple[torch.Tensor, ...],
         qkv: torch.Tensor,
-        rope: Rope | None,
+        rope: torch.Tensor | None,
         stream: Stream,
     ) -> None:
         shift, scale = modulation[:2]
@@ -119,7 +118,7 @@ class DoubleBlock(nn.Module):
         norms = (getattr(self, f"{name}_attn_q_norm"), getattr(self, f"{name}_attn_k_norm"))
         for at in stream.chunks(tokens.shape[1]):
             projected = linear(modulated_norm(tokens[:, at], shift, scale))
-            write_qkv(qkv, projected, at, norms, rope.at(at) if rope else None)
+            write_qkv(qkv, projected, at, norms, None if rope is None else rope[at])
 
     def _finish(
         self,
@@ -158,7 +157,7 @@ class SingleBlock(nn.Module):
         for at in stream.chunks(tokens.shape[1]):
             # The norm is computed a second time here: it is cheap, the MLP's width over the sequence is not.
             wide = self.linear1.rows(modulated_norm(tokens[:, at], shift, scale), qkv_width, qkv_width + self.mlp_dim)
-            joined = torch.cat((attended[:, at], F.gelu(wide, approximate="tanh")), dim=-1)
+            joined = torch.cat((attended[:, at], gelu_(wide)), dim=-1)
             del wide
             tokens[:, at].addcmul_(self.linear2(joined), gate)
 
@@ -170,5 +169,5 @@ class SingleBlock(nn.Module):
             for at in stream.chunks(tokens.shape[1]):
                 projected = self.linear1.rows(modulated_norm(tokens[:, at], shift, scale), 0, 3 * self.hidden)
                 place = slice(offset + at.start, offset + at.stop)
-                write_qkv(qkv, projected, place, norms, rope.at(at) if rope else None)
+                write_qkv(qkv, projected, place, norms, None if rope is None else rope[at])
         return qkv

@@ -23,8 +23,10 @@ from hyvideo_core.model.refiner import TokenRefiner
 from hyvideo_core.model.rope import rope_table
 from hyvideo_core.ops import Linear
 
-#: Tokens that norms, projections and MLPs take at a time.
+#: Norms, projections and MLPs take at most this many tokens at a time, and at most this part of the sequence, so
+#: that their activations stay small beside q, k and v.
 CHUNK_TOKENS = 2048
+CHUNK_PART = 4
 
 RunBlocks = Callable[[Stream], None]
 RunBlock = Callable[[nn.Module, Stream], None]
@@ -120,7 +122,7 @@ class DiT(nn.Module):
         self._check(x, text, pooled, guidance)
         stream = self._embed(x, timestep, text, text_mask, pooled, guidance, seams)
         seams.blocks(partial(self._run_blocks, block_seam=seams.block))(stream)
-        patches = self.final_layer(stream.video, stream.vec, self.chunk_tokens)
+        patches = self.final_layer(stream.video, stream.vec, stream.chunk_tokens)
         return self._unpatchify(patches, self._grid(x))
 
     def _embed(
@@ -147,7 +149,7 @@ class DiT(nn.Module):
             vec=vec,
             rope=rope_table(self._grid(x), self.config.rope_dims, self.config.rope_theta, x.device),
             attend=seams.attend(attend),
-            chunk_tokens=self.chunk_tokens,
+            chunk_tokens=max(1, min(self.chunk_tokens, video.shape[1] // CHUNK_PART)),
         )
 
     def _run_blocks(self, stream: Stream, block_seam: Callable[[RunBlock], RunBlock]) -> None:

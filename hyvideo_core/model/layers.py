@@ -7,7 +7,7 @@ Parameter names are the original's.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -109,9 +109,9 @@ class RMSNorm(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two linear layers around an activation."""
+    """Two linear layers around an activation, which may work in place."""
 
-    def __init__(self, dim: int, hidden: int, activation: nn.Module) -> None:
+    def __init__(self, dim: int, hidden: int, activation: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
         self.fc1 = Linear(dim, hidden)
         self.act = activation
@@ -136,6 +136,18 @@ class Modulation(nn.Module):
 
 
 def modulated_norm(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Layer norm without weights, then shift and scale; in float32, returned in the dtype of x."""
-    normed = F.layer_norm(x.float(), (x.shape[-1],), eps=NORM_EPS)
-    return normed.mul_(1 + scale.float()).add_(shift.float()).to(x.dtype)
+    """Layer norm of x [B, L, D] without weights, then ·(1 + scale) + shift [B, 1, D], in the dtype of x.
+
+    Shift and scale go in as the norm's weights, so that one kernel does it all, in float32 inside.
+    """
+    shape = (x.shape[-1],)
+    weights, biases = (1 + scale).to(x.dtype), shift.to(x.dtype)
+    if x.shape[0] == 1:
+        return F.layer_norm(x, shape, weights[0, 0], biases[0, 0], NORM_EPS)
+    rows = zip(x, weights[:, 0], biases[:, 0], strict=True)
+    return torch.stack([F.layer_norm(row, shape, weight, bias, NORM_EPS) for row, weight, bias in rows])
+
+
+def gelu_(x: torch.Tensor) -> torch.Tensor:
+    """The tanh form of GELU, in place: the widest activation of the network exists once."""
+    return torch.ops.aten.gelu_(x, approximate="tanh")

@@ -7,6 +7,7 @@ plus the timestep; no norm on q and k; SiLU in the MLP; modulation by gates only
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from hyvideo_core.attention import AttentionKernel
@@ -26,7 +27,7 @@ class RefinerBlock(nn.Module):
         self.self_attn_qkv = Linear(hidden, 3 * hidden)
         self.self_attn_proj = Linear(hidden, hidden)
         self.norm2 = nn.LayerNorm(hidden, eps=NORM_EPS)
-        self.mlp = FeedForward(hidden, mlp_dim, nn.SiLU())
+        self.mlp = FeedForward(hidden, mlp_dim, F.silu)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(hidden, 2 * hidden))
 
     def forward(
