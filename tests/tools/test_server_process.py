@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -132,3 +134,25 @@ def test_a_link_follows_a_moved_clone_and_never_replaces_a_folder(tmp_path: Path
     (tmp_path / "real").mkdir()
     with pytest.raises(ToolError, match="in the way"):
         link_folder(tmp_path / "real", new)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends processes without asking them")
+def test_a_command_that_is_ended_takes_its_server_with_it(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(ANSWERS)
+    code = (
+        f"import signal, sys, time; from pathlib import Path; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from tools import dev, server\n"
+        "signal.signal(signal.SIGTERM, dev.raise_exit)\n"
+        "server.environment.has_gpu = lambda python: False\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "with server.Server(folder, folder / 'base', python=Path(sys.executable)) as running:\n"
+        "    print(running.port, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        port = int(command.stdout.readline())
+        assert is_taken(port)
+        command.terminate()
+        assert command.wait(30) == 128 + signal.SIGTERM
+    assert not is_taken(port)
