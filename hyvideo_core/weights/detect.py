@@ -6,15 +6,17 @@ from collections.abc import Iterable, Mapping
 
 from hyvideo_core.configs import DiTConfig
 from hyvideo_core.errors import CheckpointError
-from hyvideo_core.weights.files import Checkpoint
+from hyvideo_core.weights.files import Checkpoint, PickleCheckpoint
 from hyvideo_core.weights.keymaps import find_prefix
+
+LORA = "a LoRA"
 
 #: (part of a tensor name that only this kind has, what to call it). First match wins.
 _MARKERS = (
-    ("lora_down", "a LoRA"),
-    ("lora_up", "a LoRA"),
-    (".lora_A.", "a LoRA"),
-    (".lora_B.", "a LoRA"),
+    ("lora_down", LORA),
+    ("lora_up", LORA),
+    (".lora_A.", LORA),
+    (".lora_B.", LORA),
     ("individual_token_refiner", "a HunyuanVideo transformer"),
     ("token_refiner.refiner_blocks", "a HunyuanVideo transformer in diffusers layout"),
     ("decoder.conv_norm_out", "a VAE"),
@@ -39,18 +41,19 @@ def describe(names: Iterable[str]) -> str:
 def is_scaled_fp8(checkpoint: Checkpoint) -> bool:
     """Whether the weights are fp8 that mean nothing without the scales stored beside them."""
     marks = ("scaled_fp8", "scale_weight", "weight_scale")
-    if any(name.rsplit(".", 1)[-1] in marks for name in checkpoint):
+    if any(name.rsplit(".", 1)[-1] in marks for name in checkpoint) or "_quantization_metadata" in checkpoint.metadata:
         return True
-    scale_map = checkpoint.path.with_name(checkpoint.path.stem + "_map" + checkpoint.path.suffix)
-    return checkpoint.path.suffix != ".safetensors" and scale_map.is_file()
+    # The official fp8 pickle keeps its scales in a second file, without which it looks like plain fp8.
+    return isinstance(checkpoint, PickleCheckpoint) and any(checkpoint[name].itemsize == 1 for name in checkpoint)
 
 
 def dit_prefix(checkpoint: Checkpoint) -> str:
     """The prefix of the transformer's names. Raises ``CheckpointError`` if this is no such transformer."""
     prefix = find_prefix(checkpoint, "txt_in.individual_token_refiner.")
-    if prefix is None or find_prefix(checkpoint, "double_blocks.0.") is None:
+    kind = describe(checkpoint)
+    if prefix is None or kind == LORA or find_prefix(checkpoint, "double_blocks.0.") is None:
         raise CheckpointError(
-            f"{checkpoint.path.name} is {describe(checkpoint)}, but a HunyuanVideo transformer in original or "
+            f"{checkpoint.path.name} is {kind}, but a HunyuanVideo transformer in original or "
             "ComfyUI layout was expected. Choose a file such as hunyuan_video_t2v_720p_bf16.safetensors "
             "from models/diffusion_models."
         )
@@ -60,14 +63,15 @@ def dit_prefix(checkpoint: Checkpoint) -> str:
 def dit_config(shapes: Mapping[str, tuple[int, ...]]) -> DiTConfig:
     """Configuration of a transformer from the shapes of its tensors under original names, without prefix.
 
-    The split of the rotary axes is not in the shapes: the model's own 1/8, 7/16, 7/16 of the head size,
-    rounded to even, is taken.
+    The split of the rotary axes is not in the shapes: the model's own 1/8, 7/16, 7/16 of the head size is
+    taken, with the axes of space rounded down to even. Raises ``KeyError``, ``IndexError`` or ``ValueError``
+    where the shapes are not those of such a transformer.
     """
     hidden, in_channels, *patch = shapes["img_in.proj.weight"]
     head_dim = shapes["double_blocks.0.img_attn_q_norm.weight"][0]
     patch_volume = patch[0] * patch[1] * patch[2]
-    time_dim = 2 * round(head_dim / 16)
-    space_dim = (head_dim - time_dim) // 2
+    space_dim = 2 * (head_dim * 7 // 32)
+    time_dim = head_dim - 2 * space_dim
     return DiTConfig(
         hidden_size=hidden,
         heads=hidden // head_dim,
@@ -78,7 +82,7 @@ def dit_config(shapes: Mapping[str, tuple[int, ...]]) -> DiTConfig:
         out_channels=shapes["final_layer.linear.weight"][0] // patch_volume,
         text_dim=shapes["txt_in.input_embedder.weight"][1],
         pooled_dim=shapes["vector_in.in_layer.weight"][1],
-        guidance_embed="guidance_in.mlp.0.weight" in shapes,
+        guidance_embed=any(name.startswith("guidance_in.") for name in shapes),
         mlp_ratio=shapes["double_blocks.0.img_mlp.fc1.weight"][0] / hidden,
         patch_size=(patch[0], patch[1], patch[2]),
         refiner_blocks=count_blocks(shapes, "txt_in.individual_token_refiner.blocks."),

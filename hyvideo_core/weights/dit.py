@@ -38,12 +38,18 @@ def load_dit(
     names = dit_names(checkpoint)
     if config is None:
         config = detect_dit_config(checkpoint)
-    unused = sorted(set(checkpoint) - set(names.values()))
+    dit = materialise(
+        partial(DiT, config),
+        checkpoint,
+        lambda name: names.get(name, name),
+        dtype=dtype,
+        device=device,
+        float32=DiT.FLOAT32_PARAMETERS,
+    )
+    unused = sorted(set(checkpoint) - {names[name] for name in dit.state_dict()})
     if unused:
         logger.warning("%s: %d tensors found no home: %s", checkpoint.path.name, len(unused), listed(unused))
-    return materialise(
-        partial(DiT, config), checkpoint, names, dtype=dtype, device=device, float32=DiT.FLOAT32_PARAMETERS
-    )
+    return dit
 
 
 def detect_dit(path: str | Path) -> DiTConfig:
@@ -65,7 +71,19 @@ def describe_dit(path: str | Path) -> str:
 def detect_dit_config(checkpoint: Checkpoint) -> DiTConfig:
     """The configuration of an opened transformer file, from shapes alone: no tensor is read."""
     shapes = {name: checkpoint.shapes[found] for name, found in dit_names(checkpoint).items()}
-    return dit_config(shapes)
+    try:
+        return dit_config(shapes)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{checkpoint.path.name} is part of a HunyuanVideo transformer but lacks {error.args[0]}. "
+            "It is one shard of several or an incomplete download; choose the whole file."
+        ) from error
+    except (IndexError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"{checkpoint.path.name} has the names of a HunyuanVideo transformer, but its configuration cannot be "
+            f"read from its shapes ({error}). The file is damaged or of a changed architecture; give the "
+            "configuration, or choose the official checkpoint."
+        ) from error
 
 
 def dit_names(checkpoint: Checkpoint) -> dict[str, str]:
@@ -76,12 +94,4 @@ def dit_names(checkpoint: Checkpoint) -> dict[str, str]:
             f"{checkpoint.path.name} holds scaled fp8 weights, which mean nothing without their scales, and this "
             "loader reads plain weights only. Choose the bf16 file or a plain fp8_e4m3fn one."
         )
-    names = {host_to_original(name[len(prefix) :]): name for name in checkpoint if name.startswith(prefix)}
-    needed = ("img_in.proj.weight", "double_blocks.0.img_attn_q_norm.weight", "final_layer.linear.weight")
-    missing = [name for name in needed if name not in names]
-    if missing:
-        raise CheckpointError(
-            f"{checkpoint.path.name} is part of a HunyuanVideo transformer but lacks {listed(missing)}. "
-            "It is one shard of several or an incomplete download; choose the whole file."
-        )
-    return names
+    return {host_to_original(name[len(prefix) :]): name for name in checkpoint if name.startswith(prefix)}

@@ -23,6 +23,11 @@ from hyvideo_core.errors import CheckpointError
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 #: Nestings under which official pickles hide their state dict.
 NESTED_UNDER = ("module", "state_dict", "model", "ema")
+MAX_NESTING = 4
+#: How zip archives and pickles begin.
+PICKLE_BEGINNINGS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+#: Longest safetensors header that is believed; the format's own limit.
+MAX_HEADER_BYTES = 100_000_000
 
 
 class Checkpoint(Mapping[str, torch.Tensor]):
@@ -53,7 +58,6 @@ class SafetensorsCheckpoint(Checkpoint):
         header = read_safetensors_header(path)
         metadata = header.pop("__metadata__", {})
         super().__init__(path, {name: tuple(entry["shape"]) for name, entry in header.items()}, metadata)
-        self.dtypes = {name: str(entry["dtype"]) for name, entry in header.items()}
         try:
             self._file = safe_open(str(path), framework="pt")
         except (SafetensorError, OSError) as error:
@@ -64,7 +68,13 @@ class SafetensorsCheckpoint(Checkpoint):
     def __getitem__(self, name: str) -> torch.Tensor:
         if name not in self.shapes:
             raise KeyError(name)
-        tensor: torch.Tensor = self._file.get_tensor(name)
+        try:
+            tensor: torch.Tensor = self._file.get_tensor(name)
+        except (SafetensorError, AttributeError) as error:
+            raise CheckpointError(
+                f"{self.path.name}: {name} cannot be read ({error}). It is stored in a format this version of "
+                "safetensors or torch does not know; update them or choose the bf16 file."
+            ) from error
         return tensor
 
 
@@ -77,6 +87,37 @@ class PickleCheckpoint(Checkpoint):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._tensors[name]
+
+
+class ShardedCheckpoint(Checkpoint):
+    """Several safetensors files of one model, as one mapping."""
+
+    def __init__(self, folder: Path, shards: list[SafetensorsCheckpoint]) -> None:
+        self._shard_of = {name: shard for shard in shards for name in shard}
+        shapes = {name: shard.shapes[name] for name, shard in self._shard_of.items()}
+        super().__init__(folder, shapes, {})
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._shard_of[name][name]
+
+
+def open_folder(path: str | Path) -> Checkpoint:
+    """Open the safetensors of a Hugging Face folder. Raises ``CheckpointError`` naming any shard that is missing."""
+    folder = Path(path)
+    index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
+    names = {file.name for file in folder.glob("*.safetensors")}
+    if index is not None:
+        try:
+            names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{index} is not a shard index ({error!r}). Download it again.") from error
+    missing = sorted(name for name in names if not (folder / name).is_file())
+    if missing or not names:
+        raise CheckpointError(
+            f"{folder.name} lacks {', '.join(missing) or 'its .safetensors files'}. The download is incomplete; "
+            "download what is missing into that folder."
+        )
+    return ShardedCheckpoint(folder, [SafetensorsCheckpoint(folder / name) for name in sorted(names)])
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -119,7 +160,7 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size_bytes
-        if 8 + length > size_bytes:
+        if length > min(size_bytes - 8, MAX_HEADER_BYTES):
             raise CheckpointError(
                 f"{path.name} is {size_bytes:,} bytes and has no complete safetensors header. "
                 "The download broke off or this is another kind of file; download it again."
@@ -127,8 +168,11 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
         raw = file.read(length)
     try:
         header: dict[str, Any] = json.loads(raw)
-        needed = 8 + length + max((e["data_offsets"][1] for k, e in header.items() if k != "__metadata__"), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        entries = [entry for name, entry in header.items() if name != "__metadata__"]
+        needed = 8 + length + max((entry["data_offsets"][1] for entry in entries), default=0)
+        if not all({"shape", "dtype"} <= entry.keys() for entry in entries):
+            raise ValueError("a tensor without shape or dtype")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{path.name} does not begin with a safetensors header. It is another kind of file under that "
             "name (often a web page saved in its place); download it again."
@@ -142,14 +186,16 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
 
 
 def _load_pickle(path: Path) -> Any:
+    with path.open("rb") as file:
+        looks_like_pickle = file.read(2) in PICKLE_BEGINNINGS
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path.name} holds more than tensors and was refused unread, since loading it could run code. "
-            "Use the .safetensors version of this model."
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
+    except Exception as error:  # a damaged pickle can raise anything
+        if looks_like_pickle and isinstance(error, pickle.UnpicklingError):
+            raise CheckpointError(
+                f"{path.name} holds more than tensors and was refused unread, since loading it could run code. "
+                "Use the .safetensors version of this model."
+            ) from error
         raise CheckpointError(
             f"{path.name} cannot be read as a PyTorch checkpoint ({error}). "
             "The file is damaged or of another kind; download it again."
@@ -158,7 +204,9 @@ def _load_pickle(path: Path) -> Any:
 
 def _unnest(content: Any, path: Path) -> dict[str, torch.Tensor]:
     """The state dict inside ``content``, through any of the official nestings."""
-    while isinstance(content, dict):
+    for _ in range(MAX_NESTING):
+        if not isinstance(content, dict):
+            break
         tensors = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
         nested = next((content[k] for k in NESTED_UNDER if isinstance(content.get(k), dict)), None)
         if nested is None and tensors:

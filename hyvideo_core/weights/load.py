@@ -6,7 +6,7 @@ dtype and device already fit, otherwise copied tensor by tensor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import torch
@@ -25,7 +25,7 @@ NAMES_SHOWN = 4
 def materialise(
     build: Callable[[], Module],
     checkpoint: Checkpoint,
-    names: Mapping[str, str],
+    name_in_file: Callable[[str], str],
     *,
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
@@ -34,15 +34,15 @@ def materialise(
 ) -> Module:
     """Build a module and give it the tensors of ``checkpoint``.
 
-    ``names`` maps the module's parameter names to names in the file; ``adapt`` may reshape a tensor on its
+    ``name_in_file`` gives the file's name for a parameter of the module; ``adapt`` may reshape a tensor on its
     way (it gets the module's name); parameters whose name begins with one of ``float32`` keep that dtype.
-    Returns the module in eval mode without gradients. Raises ``CheckpointError`` for tensors that are missing
-    or of another shape.
+    Returns the module in eval mode without gradients. Raises ``CheckpointError`` for tensors that are missing,
+    of another shape, or not floating point.
     """
     with torch.device("meta"):
         module = build()
     expected = module.state_dict()
-    missing = [name for name in expected if names.get(name, name) not in checkpoint]
+    missing = [name for name in expected if name_in_file(name) not in checkpoint]
     if missing:
         raise CheckpointError(
             f"{checkpoint.path.name} lacks {len(missing)} of {len(expected)} tensors of {type(module).__name__}: "
@@ -50,14 +50,19 @@ def materialise(
             "checkpoint or download it again."
         )
     for name, slot in expected.items():
-        tensor = checkpoint[names.get(name, name)]
+        tensor = checkpoint[name_in_file(name)]
         if adapt is not None:
             tensor = adapt(name, tensor)
         if tensor.shape != slot.shape:
             raise CheckpointError(
-                f"{checkpoint.path.name}: {names.get(name, name)} has shape {list(tensor.shape)}, but this "
+                f"{checkpoint.path.name}: {name_in_file(name)} has shape {list(tensor.shape)}, but this "
                 f"{type(module).__name__} needs {list(slot.shape)}. The file belongs to a model of another "
                 "size; leave the configuration to be detected or choose the matching file."
+            )
+        if not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{checkpoint.path.name}: {name_in_file(name)} holds {tensor.dtype}, which is quantised or no "
+                "weight at all, and this loader reads plain floating point. Choose the bf16 or fp8_e4m3fn file."
             )
         wanted = torch.float32 if name.startswith(float32) else dtype
         _assign(module, name, tensor.to(device=device, dtype=wanted))

@@ -75,7 +75,7 @@ def load_vae(
         stored_as_conv = tensor.ndim == 5 and expected[name].ndim == 2 and tensor.shape[2:] == (1, 1, 1)
         return tensor[:, :, 0, 0, 0] if stored_as_conv else tensor
 
-    return materialise(lambda: VAE(config), checkpoint, names, dtype=dtype, device=device, adapt=adapt)
+    return materialise(lambda: VAE(config), checkpoint, names.__getitem__, dtype=dtype, device=device, adapt=adapt)
 
 
 def describe_vae(path: str | Path) -> str:

@@ -1,0 +1,71 @@
+"""The language model: hidden states of a prompt inside its template.
+
+Source: HunyuanVideo ``hyvideo/text_encoder/__init__.py``: hidden_states[-3] (two layers skipped), no final norm,
+the template's tokens dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from hyvideo_core.errors import PromptError
+from hyvideo_core.text.templates import Template
+from hyvideo_core.text.tokenizers import LlamaTokenizer
+
+#: Layers at the end whose output the transformer never sees; they are not even loaded.
+SKIPPED_LAYERS = 2
+
+
+class MLLMEncoder(nn.Module):
+    """A Llama without its last two layers and final norm, and its tokenizer."""
+
+    def __init__(self, llama: nn.Module, tokenizer: LlamaTokenizer) -> None:
+        super().__init__()
+        self.llama = llama
+        self.tokenizer = tokenizer
+
+    def tokenize(self, prompt: str, template: Template, truncate: bool = False) -> tuple[list[int], int]:
+        """Ids of the filled template, and how many of them are dropped from the result.
+
+        Raises ``PromptError`` for a prompt beyond the template's limit, unless ``truncate`` cuts it there as the
+        original silently does.
+        """
+        ids = self.tokenizer.encode(template.fill(prompt))
+        crop = template.crop_start
+        if crop is None:
+            crop = len(self.tokenizer.encode(template.before))
+        if len(ids) > template.max_length and not truncate:
+            room = template.max_length - len(self.tokenizer.encode(template.fill("")))
+            excess = len(ids) - template.max_length
+            raise PromptError(
+                f"The prompt has {room + excess} tokens, but template '{template.name}' has room for {max(room, 0)}. "
+                f"Shorten it by about {max(1, excess * 3 // 4)} words."
+            )
+        ids = ids[: template.max_length]
+        if len(ids) <= crop:
+            raise PromptError(
+                f"Template '{template.name}' drops {crop} tokens, but the whole input has only {len(ids)}. "
+                "Lower crop_start or shorten the template."
+            )
+        return ids, crop
+
+    @torch.inference_mode()
+    def encode(
+        self, prompts: Sequence[str], template: Template, truncate: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states [B, L, D] and mask [B, L], L the longest prompt's valid tokens; padded rows are zero.
+
+        Prompts run one by one: padding costs time and, being masked, changes nothing.
+        """
+        rows = []
+        for prompt in prompts:
+            ids, crop = self.tokenize(prompt, template, truncate)
+            batch = torch.tensor([ids], device=next(self.llama.parameters()).device)
+            rows.append(self.llama(input_ids=batch, use_cache=False).last_hidden_state[0, crop:])
+        hidden = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows], device=hidden.device)
+        mask = torch.arange(hidden.shape[1], device=hidden.device)[None] < lengths[:, None]
+        return hidden, mask.long()
