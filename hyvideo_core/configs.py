@@ -41,7 +41,7 @@ class DiTConfig:
     @property
     def mlp_dim(self) -> int:
         """Width of the feed-forward layers."""
-        return int(self.hidden_size * self.mlp_ratio)
+        return round(self.hidden_size * self.mlp_ratio)
 
 
 HUNYUAN_VIDEO = DiTConfig()

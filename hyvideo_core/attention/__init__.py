@@ -1,4 +1,4 @@
-"""Attention kernels: one function each, a registry, and a self-test before the first use.
+"""Attention kernels: one function each, a registry, and a self-test (``available``).
 
 A kernel takes q, k, v as [B, L, N, D] and returns [B, L, N, D]. No kernel takes a mask: padded text is
 cropped before attention (``model.ragged``), which is exact and keeps every fast path open.

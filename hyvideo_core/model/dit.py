@@ -119,7 +119,7 @@ class DiT(nn.Module):
         valid); pooled [B, pooled_dim]; guidance [B] in the model's unit (scale·1000), needed by distilled
         checkpoints. Raises ``ValueError`` for shapes that do not fit and for missing guidance.
         """
-        self._check(x, text, pooled, guidance)
+        self._check(x, text, text_mask, pooled, guidance)
         stream = self._embed(x, timestep, text, text_mask, pooled, guidance, seams)
         seams.blocks(partial(self._run_blocks, block_seam=seams.block))(stream)
         patches = self.final_layer(stream.video, stream.vec, stream.chunk_tokens)
@@ -171,8 +171,22 @@ class DiT(nn.Module):
             t=t, h=h, w=w, pt=pt, ph=ph, pw=pw,
         )  # fmt: skip
 
-    def _check(self, x: torch.Tensor, text: torch.Tensor, pooled: torch.Tensor, guidance: torch.Tensor | None) -> None:
+    def _check(
+        self,
+        x: torch.Tensor,
+        text: torch.Tensor,
+        text_mask: torch.Tensor | None,
+        pooled: torch.Tensor,
+        guidance: torch.Tensor | None,
+    ) -> None:
         config = self.config
+        if x.ndim != 5:
+            raise ValueError(f"latent has shape {list(x.shape)}, but [B, C, T, H, W] is needed.")
+        if text_mask is not None and text_mask.shape != text.shape[:2]:
+            raise ValueError(
+                f"text mask has shape {list(text_mask.shape)}, but the text has {list(text.shape[:2])} rows. "
+                "Encode the prompt again, or leave the mask out."
+            )
         for name, found, expected in (
             ("latent channels", x.shape[1], config.in_channels),
             ("text width", text.shape[-1], config.text_dim),

@@ -98,8 +98,8 @@ class OnBlock(Extension):
 
 
 def started(extensions: Sequence[Extension], run: Run) -> list[tuple[Extension, Any]]:
-    """Extensions by rank with the state of this run."""
-    ordered = sorted(extensions, key=lambda extension: (extension.rank, type(extension).__name__))
+    """Extensions by rank with the state of this run. Equal ranks are ordered by class and settings."""
+    ordered = sorted(extensions, key=lambda extension: (extension.rank, type(extension).__name__, repr(extension)))
     return [(extension, extension.start(run)) for extension in ordered]
 
 

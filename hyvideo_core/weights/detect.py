@@ -44,18 +44,26 @@ def is_scaled_fp8(checkpoint: Checkpoint) -> bool:
     if any(name.rsplit(".", 1)[-1] in marks for name in checkpoint) or "_quantization_metadata" in checkpoint.metadata:
         return True
     # The official fp8 pickle keeps its scales in a second file, without which it looks like plain fp8.
-    return isinstance(checkpoint, PickleCheckpoint) and any(checkpoint[name].itemsize == 1 for name in checkpoint)
+    if not isinstance(checkpoint, PickleCheckpoint):
+        return False
+    tensors = (checkpoint[name] for name in checkpoint)
+    return any(tensor.is_floating_point() and tensor.itemsize == 1 for tensor in tensors)
 
 
 def dit_prefix(checkpoint: Checkpoint) -> str:
     """The prefix of the transformer's names. Raises ``CheckpointError`` if this is no such transformer."""
     prefix = find_prefix(checkpoint, "txt_in.individual_token_refiner.")
     kind = describe(checkpoint)
-    if prefix is None or kind == LORA or find_prefix(checkpoint, "double_blocks.0.") is None:
+    if prefix is None or kind == LORA:
         raise CheckpointError(
             f"{checkpoint.path.name} is {kind}, but a HunyuanVideo transformer in original or "
             "ComfyUI layout was expected. Choose a file such as hunyuan_video_t2v_720p_bf16.safetensors "
             "from models/diffusion_models."
+        )
+    if not any(name.startswith(prefix + "double_blocks.0.") for name in checkpoint):
+        raise CheckpointError(
+            f"{checkpoint.path.name} is part of a HunyuanVideo transformer but lacks double_blocks.0. "
+            "It is one shard of several or an incomplete download; choose the whole file."
         )
     return prefix
 
