@@ -28,6 +28,10 @@ class FileVersion:
         status = Path(path).stat()
         return cls(Path(path), status.st_size, status.st_mtime_ns)
 
+    def __str__(self) -> str:
+        """For the host's fingerprints, which end up as JSON inside saved files: no folder names."""
+        return f"{self.path.name}:{self.size_bytes}:{self.modified_ns}"
+
 
 @dataclass(frozen=True)
 class ModelHandle:

@@ -26,8 +26,12 @@ class HostedModule(ModelPatcher):
     back to the host's memory, since the file (or its page cache) still has them.
     """
 
-    def __init__(self, read: Callable[[torch.device], torch.nn.Module], device: torch.device, size_bytes: int) -> None:
-        super().__init__(_Slot(), load_device=device, offload_device=torch.device("cpu"), size=size_bytes)
+    def __init__(
+        self, role: str, read: Callable[[torch.device], torch.nn.Module], device: torch.device, size_bytes: int
+    ) -> None:
+        # The host names the class in its log, so each role gets one.
+        slot = type(f"HyVideo {role}", (_Slot,), {})()
+        super().__init__(slot, load_device=device, offload_device=torch.device("cpu"), size=size_bytes)
         self._read = read
 
     @property
@@ -125,7 +129,7 @@ def loaded(
 
     ``read`` makes it on a device; ``size_bytes`` is what its weights are expected to take.
     """
-    hosted = _cache.get(role, key, lambda: HostedModule(read, device, size_bytes))
+    hosted = _cache.get(role, key, lambda: HostedModule(role, read, device, size_bytes))
     mm.load_models_gpu([hosted], memory_required=activation_bytes, force_full_load=True)
     return hosted.module
 

@@ -87,8 +87,8 @@ class HyvLoadModel(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, model: str, dtype: str, attention: str) -> object:
-        return FileVersion.of(folder_paths.get_full_path_or_raise("diffusion_models", model))
+    def fingerprint_inputs(cls, model: str, dtype: str, attention: str) -> str:
+        return str(FileVersion.of(folder_paths.get_full_path_or_raise("diffusion_models", model)))
 
     @classmethod
     def execute(cls, model: str, dtype: str, attention: str) -> io.NodeOutput:
@@ -139,8 +139,8 @@ class HyvLoadTextEncoders(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, llm: str, clip: str, dtype: str) -> object:
-        return FileVersion.of(_text_path(llm)), FileVersion.of(_text_path(clip))
+    def fingerprint_inputs(cls, llm: str, clip: str, dtype: str) -> str:
+        return f"{FileVersion.of(_text_path(llm))} {FileVersion.of(_text_path(clip))}"
 
     @classmethod
     def execute(cls, llm: str, clip: str, dtype: str) -> io.NodeOutput:
@@ -179,8 +179,8 @@ class HyvLoadVAE(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, vae: str, dtype: str) -> object:
-        return FileVersion.of(folder_paths.get_full_path_or_raise("vae", vae))
+    def fingerprint_inputs(cls, vae: str, dtype: str) -> str:
+        return str(FileVersion.of(folder_paths.get_full_path_or_raise("vae", vae)))
 
     @classmethod
     def execute(cls, vae: str, dtype: str) -> io.NodeOutput:

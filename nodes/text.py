@@ -85,7 +85,8 @@ class HyvEncodePrompt(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, prompt: str | None) -> bool | str:
+    def validate_inputs(cls, prompt: str | None, template: object = None) -> bool | str:
+        # ``template`` is here only because the host passes every dynamic input, asked for or not.
         if prompt is not None and not prompt.strip():
             return "prompt is empty, but there must be something to show. Write what the video shows."
         return True

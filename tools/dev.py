@@ -4,6 +4,7 @@ python tools/dev.py demo      from a prompt to an mp4, on any machine, with a to
 python tools/dev.py test      every check and every test
 python tools/dev.py serve     ComfyUI with this pack, in the browser
 python tools/dev.py doctor    what works here, what is missing and where to get it
+python tools/dev.py workflows write workflows/ anew after a change of nodes or graphs
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="dev.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="{demo,test,serve,doctor}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{demo,test,serve,doctor,workflows}")
     demo = commands.add_parser("demo", help="make a video through a real ComfyUI")
     demo.add_argument("--prompt", default=DEFAULT_PROMPT, help="what to show (default: %(default)s)")
     demo.add_argument("--workflow", default=DEFAULT_WORKFLOW, help="name in workflows/api, or a path")
@@ -41,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     test.add_argument("pytest_args", nargs=argparse.REMAINDER, help="given: only pytest, with these")
     serve = commands.add_parser("serve", help="open ComfyUI with this pack")
     serve.add_argument("--port", type=int, default=8188, help="port on 127.0.0.1 (default: %(default)s)")
+    commands.add_parser("workflows", help="write workflows/ from tools/workflow_graphs.py")
     commands.add_parser("doctor", help="report versions, GPU, kernels and model files; changes nothing")
     return top
 
@@ -77,6 +79,10 @@ def run(arguments: argparse.Namespace, pytest_args: list[str], host: Path) -> in
         from tools import serve
 
         return serve.run(host, arguments.port)
+    if arguments.command == "workflows":
+        from tools import workflows
+
+        return workflows.run(host)
     from tools import checks
 
     return checks.run(pytest_args)

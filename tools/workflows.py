@@ -1,0 +1,177 @@
+"""Writes ``workflows/*.json`` (for the browser) and ``workflows/api/*.json`` (for programs) from one description.
+
+Run ``python tools/dev.py workflows`` after changing a node or a graph. Which inputs are widgets and in which order
+they stand comes from the running host, so the files cannot drift from the nodes; a test holds them equal.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tools.demo_model import build
+from tools.paths import DEMO_BASE, ROOT
+from tools.server import Server
+from tools.workflow_graphs import WORKFLOWS, Files, Graph, Link, Node
+
+FOLDER = ROOT / "workflows"
+WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
+SEEDS = ("seed", "noise_seed")
+ID_NAMESPACE = "hyvideo-studio"
+
+Json = dict[str, Any]
+
+
+def render_all(object_info: Json) -> dict[Path, str]:
+    """Every file with its content."""
+    files = {}
+    for name, (graph, models) in WORKFLOWS.items():
+        files[FOLDER / "api" / f"{name}.json"] = _text(api_format(graph))
+        files[FOLDER / f"{name}.json"] = _text(ui_format(name, graph, models, object_info))
+    return files
+
+
+def run(host: Path) -> int:
+    """Start the host, ask it about its nodes, write the files."""
+    models = build.ensure()
+    with Server(host, DEMO_BASE, models=[models], native_widths=True) as server, server.client() as client:
+        write_all(client.object_info())
+    return 0
+
+
+def write_all(object_info: Json) -> None:
+    """Write every file that changed."""
+    for path, content in render_all(object_info).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_text("utf-8") != content:
+            path.write_text(content, encoding="utf-8")
+            print(f"wrote {path.relative_to(ROOT)}")
+
+
+def api_format(graph: Graph) -> Json:
+    """The form that ``POST /prompt`` takes."""
+    ids = _ids(graph)
+    return {
+        str(ids[name]): {
+            "class_type": node.kind,
+            "inputs": {key: _api_value(value, ids) for key, value in node.inputs.items()},
+            "_meta": {"title": node.title or node.kind},
+        }
+        for name, node in graph.items()
+    }
+
+
+def ui_format(name: str, graph: Graph, models: Files, object_info: Json) -> Json:
+    """The form that the browser opens."""
+    ids = _ids(graph)
+    links = _links(graph, ids, object_info)
+    nodes = [_ui_node(key, node, ids, links, models, object_info) for key, node in graph.items()]
+    return {
+        "id": f"{ID_NAMESPACE}-{name}",
+        "revision": 0,
+        "last_node_id": max(ids.values()),
+        "last_link_id": max(link[0] for link in links),
+        "nodes": nodes,
+        "links": links,
+        "groups": [],
+        "config": {},
+        "extra": {"ds": {"scale": 0.7, "offset": [40, 120]}},
+        "version": 0.4,
+    }
+
+
+def _ids(graph: Graph) -> dict[str, int]:
+    return {name: number for number, name in enumerate(graph, start=1)}
+
+
+def _api_value(value: Any, ids: dict[str, int]) -> Any:
+    return [str(ids[value.node]), value.slot] if isinstance(value, Link) else value
+
+
+def _links(graph: Graph, ids: dict[str, int], object_info: Json) -> list[list[Any]]:
+    """[id, from node, from slot, to node, to slot, type] of every wire."""
+    links: list[list[Any]] = []
+    for name, node in graph.items():
+        for slot, socket in enumerate(_sockets(object_info[node.kind])):
+            value = node.inputs.get(socket)
+            if isinstance(value, Link):
+                kind = object_info[graph[value.node].kind]["output"][value.slot]
+                links.append([len(links) + 1, ids[value.node], value.slot, ids[name], slot, kind])
+    return links
+
+
+def _ui_node(
+    name: str, node: Node, ids: dict[str, int], links: list[list[Any]], models: Files, object_info: Json
+) -> Json:
+    info, number = object_info[node.kind], ids[name]
+    incoming = {link[4]: link[0] for link in links if link[3] == number}
+    specs = _specs(info)
+    properties: Json = {"Node name for S&R": node.kind}
+    used = [value for value in node.inputs.values() if isinstance(value, str) and value in models.urls]
+    if used:
+        folder = _models_folder(node.kind)
+        properties["models"] = [{"name": file, "url": models.urls[file], "directory": folder} for file in used]
+    return {
+        "id": number,
+        "type": node.kind,
+        "pos": list(node.position),
+        "size": list(node.size),
+        "flags": {},
+        "order": number - 1,
+        "mode": 0,
+        "inputs": [
+            {"name": socket, "type": specs[socket][0], "link": incoming.get(slot)}
+            | ({"shape": 7} if socket in info["input"].get("optional", {}) else {})
+            for slot, socket in enumerate(_sockets(info))
+        ],
+        "outputs": [
+            {"name": label, "type": kind, "links": [link[0] for link in links if link[1:3] == [number, slot]] or None}
+            for slot, (label, kind) in enumerate(zip(info["output_name"], info["output"], strict=True))
+        ],
+        **({"title": node.title} if node.title else {}),
+        "properties": properties,
+        "widgets_values": _widget_values(node, specs),
+    }
+
+
+def _specs(info: Json) -> dict[str, list[Any]]:
+    """Each input's [type, options], required ones first."""
+    inputs = info["input"]
+    return {**inputs.get("required", {}), **inputs.get("optional", {})}
+
+
+def _is_widget(spec: list[Any]) -> bool:
+    options = spec[1] if len(spec) > 1 else {}
+    return (isinstance(spec[0], list) or spec[0] in WIDGET_TYPES) and not options.get("forceInput")
+
+
+def _sockets(info: Json) -> list[str]:
+    return [name for name, spec in _specs(info).items() if not _is_widget(spec)]
+
+
+def _widget_values(node: Node, specs: dict[str, list[Any]], prefix: str = "") -> list[Any]:
+    """Values in the order of the widgets; a dynamic choice is followed by the widgets it brings."""
+    values: list[Any] = []
+    for name, spec in specs.items():
+        if not _is_widget(spec):
+            continue
+        key = prefix + name
+        options = spec[1] if len(spec) > 1 else {}
+        value = node.inputs.get(key, options.get("default"))
+        values.append(value)
+        if name in SEEDS:
+            values.append("fixed")
+        if spec[0] == "COMFY_DYNAMICCOMBO_V3":
+            chosen = next(option for option in options["options"] if option["key"] == value)
+            values += _widget_values(node, _specs({"input": chosen["inputs"]}), prefix=f"{key}.")
+    return values
+
+
+def _models_folder(kind: str) -> str:
+    folders = {"HyvLoadModel": "diffusion_models", "HyvLoadVAE": "vae", "VAELoader": "vae"}
+    return folders.get(kind, "text_encoders")
+
+
+def _text(content: Json) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
