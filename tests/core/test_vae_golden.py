@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
-from golden_data import GOLDEN, assert_close, golden, of_case
 
+from golden_data import GOLDEN, assert_close, golden, of_case
 from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
 from hyvideo_core.vae import VAE, Tiling
 from hyvideo_core.weights.vae import load_vae

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_data import GOLDEN, assert_close, rel_l2
 from torch import nn
 
+from golden_data import GOLDEN, assert_close, rel_l2
 from hyvideo_core.errors import GeometryError
 from hyvideo_core.vae import VAE, Posterior, Tiling, streaming
 from hyvideo_core.vae.blocks import CausalAttention

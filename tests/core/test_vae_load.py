@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_data import GOLDEN, golden
 from safetensors.torch import save_file
 
+from golden_data import GOLDEN, golden
 from hyvideo_core.configs import HUNYUAN_VIDEO_VAE, VAEConfig
 from hyvideo_core.errors import CheckpointError
 from hyvideo_core.weights.files import Checkpoint

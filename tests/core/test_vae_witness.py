@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from golden_data import assert_close
 
+from golden_data import assert_close
 from hyvideo_core.configs import VAEConfig
 from hyvideo_core.vae import VAE, Tiling
 
