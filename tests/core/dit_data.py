@@ -71,6 +71,18 @@ def inputs(
     length: int = 5,
     seed: int = 0,
 ) -> dict[str, Any]:
+    """Arguments of ``DiT.forward`` by name, all text valid."""
+    return {
+        "x": randn(batch, config.in_channels, *thw, seed=seed),
+        "timestep": torch.linspace(900.0, 100.0, batch),
+        "text": randn(batch, length, config.text_dim, seed=seed + 1),
+        "text_mask": torch.ones(batch, length, dtype=torch.int64),
+        "pooled": randn(batch, config.pooled_dim, seed=seed + 2),
+        "guidance": torch.full((batch,), 6000.0) if config.guidance_embed else None,
+    }
+
+
+def prompt(config: DiTConfig = TINY, *, batch: int = 1, length: int = 5, seed: int = 10) -> Conditioning:
     """An encoded prompt with all text valid."""
     return Conditioning(
         randn(batch, length, config.text_dim, seed=seed), randn(batch, config.pooled_dim, seed=seed + 1)
