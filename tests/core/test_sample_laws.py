@@ -67,7 +67,7 @@ def test_a_schedule_runs_monotonously_between_noise_and_clean(steps: int, shift:
     [(0, 7, "steps"), (-3, 7, "steps"), (4, 0, "shift"), (4, -1, "shift"), (4, float("nan"), "shift")],
 )
 def test_an_impossible_schedule_names_its_field(steps: int, shift: float, field: str) -> None:
-    with pytest.raises(ValueError, match=f"^{field} is"):
+    with pytest.raises(ValueError, match=rf"^{field} is"):
         flow_sigmas(steps, shift)
 
 
@@ -89,7 +89,7 @@ def test_partial_denoise_keeps_the_number_of_steps_and_starts_lower(steps: int, 
 
 @pytest.mark.parametrize("denoise", [0.0, -1.0, 1.5, float("nan")])
 def test_an_impossible_denoise_is_an_error(denoise: float) -> None:
-    with pytest.raises(ValueError, match="^denoise is"):
+    with pytest.raises(ValueError, match=r"^denoise is"):
         partial_sigmas(10, 7.0, denoise)
 
 

@@ -174,8 +174,6 @@ def test_closing_the_generator_undoes_what_was_set_up() -> None:
 def test_an_exception_inside_undoes_what_was_set_up() -> None:
     @dataclass(frozen=True)
     class Fails(Extension):
-        when: Interval = Interval(0.5, 1)
-
         def wrap_predict(self, inner: Predict, state: Any) -> Predict:
             def predict(evaluation: Any) -> torch.Tensor:
                 raise ZeroDivisionError
@@ -183,7 +181,7 @@ def test_an_exception_inside_undoes_what_was_set_up() -> None:
             return predict
 
     undone: list[str] = []
-    steps = start(Cleanup(undone=undone), Fails())
+    steps = start(Cleanup(undone=undone), Fails(when=Interval(0.5, 1)))
     assert [next(steps).index, next(steps).index] == [0, 1]
     with pytest.raises(ZeroDivisionError):
         next(steps)
@@ -236,7 +234,7 @@ def test_state_is_not_shared_between_runs() -> None:
     assert rel_l2(first, final()) > 1e-3
     assert torch.equal(final(drifts), first)
     one, other = start(drifts), start(drifts)
-    interleaved = [pair for pair in zip(one, other, strict=True)]
+    interleaved = list(zip(one, other, strict=True))
     assert torch.equal(interleaved[-1][0].x, first)
     assert torch.equal(interleaved[-1][1].x, first)
 
