@@ -14,14 +14,14 @@ import statistics
 import subprocess
 import sys
 import time
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).parent))
+from measure import traced_peak_bytes
+
 from cases import CASES, Case
 
 
@@ -76,16 +76,9 @@ def _peak_in_subprocess(case: str, implementation: str) -> int:
 
 
 def _peak_bytes(case_name: str, implementation: str) -> int:
-    """Most bytes of tensors alive at once during one call, beyond weights and inputs, from torch's allocation trace."""
     case = next(case for case in CASES if case.name == case_name)
     work = case.implementations[implementation](case.dtype)
-    with torch.inference_mode():
-        work()
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
-            work()
-    events = [event for event in trace.profiler.kineto_results.events() if event.name() == "[memory]"]
-    live = accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
-    return max(live, default=0)
+    return traced_peak_bytes(work)
 
 
 def _machine() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a run will take, by plain arithmetic on shapes: no tensor is made.
 
-The factors are measured on CPU allocations (``benchmarks/run.py``) and rounded up.
+The factors follow from what is alive at once, and a test holds them against traced allocations.
 """
 
 from __future__ import annotations
@@ -12,25 +12,31 @@ from hyvideo_core.types import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION
 
 #: Text tokens a prompt may add.
 TEXT_TOKENS = 256
-#: Live tensors of the size of the token stream: the stream, q, k, v, attention's output, and its working memory.
-STREAM_TENSORS = 6
-#: Widest chunk of the feed-forward, in hidden sizes per token: the layer, its activation, and the joined input.
-CHUNK_WIDTHS = 16
-#: Peak of the VAE in bytes for each pixel and frame of what it works on at once, per byte of the dtype.
-VAE_BYTES_PER_VOXEL = 1400
+#: Tensors of the token stream's size alive during attention: the stream, q, k, v, the output, and working memory.
+DURING_ATTENTION = 6
+#: The same during the feed-forward: the stream and attention's output; and for each token of a chunk, in hidden sizes,
+#: the norm (1), the wide layer (4), what it is joined to (5) and the result (1).
+DURING_FEED_FORWARD, CHUNK_WIDTHS = 2, 11
+#: Most tokens of a chunk, and the most a chunk may be of the sequence (``model.dit``).
+CHUNK_TOKENS, CHUNK_PART = 2048, 4
+#: Peak of the VAE for each pixel of each frame it works on at once, in elements: two activations of its widest level
+#: at full resolution (256 channels) and the windows beside them.
+VAE_ELEMENTS_PER_VOXEL = 800
+#: And whatever its size: the summed weights of the widest upsampling convolution and their copy for the kernel.
+VAE_FIXED_ELEMENTS = 34_000_000
 
 
-def dit_activation_bytes(
-    config: DiTConfig, latent_shape: tuple[int, ...], dtype_bytes: int, chunk_tokens: int = 2048
-) -> int:
+def dit_activation_bytes(config: DiTConfig, latent_shape: tuple[int, ...], dtype_bytes: int) -> int:
     """Peak bytes of one forward beyond the weights, for a latent [B, C, T, H, W]."""
     batch = latent_shape[0]
     grid = [math.ceil(size / patch) for size, patch in zip(latent_shape[2:], config.patch_size, strict=True)]
     tokens = math.prod(grid) + TEXT_TOKENS
-    stream = batch * tokens * config.hidden_size * dtype_bytes
-    chunk = batch * min(tokens, chunk_tokens) * config.hidden_size * CHUNK_WIDTHS * dtype_bytes
+    token_bytes = batch * config.hidden_size * dtype_bytes
+    chunk = min(CHUNK_TOKENS, max(1, math.prod(grid) // CHUNK_PART))
+    attention = DURING_ATTENTION * tokens * token_bytes
+    feed_forward = (DURING_FEED_FORWARD * tokens + CHUNK_WIDTHS * chunk) * token_bytes
     rope = tokens * config.head_dim * 4
-    return STREAM_TENSORS * stream + chunk + rope
+    return max(attention, feed_forward) + rope
 
 
 def vae_activation_bytes(
@@ -42,4 +48,5 @@ def vae_activation_bytes(
     at_once_frames = min(frames, (tile_frames or frames) + 1)
     at_once_px = min(height, tile_px or height) * min(width, tile_px or width)
     video = 3 * frames * height * width * 4
-    return at_once_frames * at_once_px * VAE_BYTES_PER_VOXEL * dtype_bytes + 2 * video
+    elements = at_once_frames * at_once_px * VAE_ELEMENTS_PER_VOXEL + VAE_FIXED_ELEMENTS
+    return elements * dtype_bytes + 2 * video
