@@ -5,8 +5,9 @@ Source: HunyuanVideo ``hyvideo/vae/autoencoder_kl_causal_3d.py`` and ``vae.py`` 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,16 @@ from hyvideo_core.configs import VAEConfig
 from hyvideo_core.errors import GeometryError
 from hyvideo_core.vae.blocks import NORM_EPS, CausalConv3d, DownBlock, MidBlock, Stage, StagedBlock, UpBlock, staged
 from hyvideo_core.vae.streaming import causal_conv, norm_silu
-from hyvideo_core.vae.tiling import Progress, TilePlan, Tiling, plan_decode, plan_encode, run_tiled
+from hyvideo_core.vae.tiling import TilePlan, Tiling, plan_decode, plan_encode, run_tiled
 
 LEVELS = 4
 #: Temporal factor of the step after each level, both ways; None is no step. In space every step is 2.
 TIME_FACTORS: tuple[int | None, ...] = (1, 2, 2, None)
 LOGVAR_RANGE = (-30.0, 20.0)
+
+
+#: Called with what is finished and how much there is.
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -136,12 +141,12 @@ class VAE(nn.Module):
     def encode(self, video: Tensor, tiling: Tiling | None = None, on_progress: Progress | None = None) -> Posterior:
         """Encode ``video`` [B, 3, T, H, W] in −1…1, of any length and size, to (T−1)//4+1 latent frames.
 
-        ``tiling`` None encodes the whole at once. ``on_progress(done, total)`` is called after each tile, or
-        after each stage of the whole, and may raise. Raises ``GeometryError`` for another shape.
+        ``tiling`` None encodes the whole at once. ``on_progress(done, total)`` is called after each stage
+        of each tile and may raise. Raises ``GeometryError`` for another shape.
         """
         video = self._accept(video, "video", self.config.in_channels)
         plan = plan_encode(_extent(video), tiling) if tiling else None
-        return Posterior(self._run((*self.encoder.stages(), self.quant_conv), video, plan, on_progress))
+        return Posterior(_run((*self.encoder.stages(), self.quant_conv), video, plan, on_progress))
 
     @torch.no_grad()
     def decode(self, latent: Tensor, tiling: Tiling | None = None, on_progress: Progress | None = None) -> Tensor:
@@ -151,7 +156,7 @@ class VAE(nn.Module):
         """
         latent = self._accept(latent, "latent", self.config.latent_channels)
         plan = plan_decode(_extent(latent), tiling) if tiling else None
-        return self._run((self.post_quant_conv, *self.decoder.stages()), latent, plan, on_progress)
+        return _run((self.post_quant_conv, *self.decoder.stages()), latent, plan, on_progress)
 
     def _accept(self, x: Tensor, name: str, channels: int) -> Tensor:
         if x.ndim != 5 or x.shape[1] != channels or 0 in x.shape:
@@ -161,18 +166,20 @@ class VAE(nn.Module):
             )
         return x.to(self.quant_conv.weight)
 
-    def _run(self, stages: tuple[Stage, ...], x: Tensor, plan: TilePlan | None, on_progress: Progress | None) -> Tensor:
-        if plan is None or plan.tiles == 1:
-            return _run_stages(stages, x, on_progress)
-        return run_tiled(lambda tile: _run_stages(stages, tile), x, plan, on_progress)
 
+def _run(stages: tuple[Stage, ...], x: Tensor, plan: TilePlan | None, on_progress: Progress | None) -> Tensor:
+    """All stages over the whole, or over every tile; progress is counted in stages, so a stop takes effect soon."""
+    tiles = 1 if plan is None else plan.tiles
+    finished = count(1)
 
-def _run_stages(stages: tuple[Stage, ...], x: Tensor, on_progress: Progress | None = None) -> Tensor:
-    for done, stage in enumerate(stages, start=1):
-        x = stage(x)
-        if on_progress:
-            on_progress(done, len(stages))
-    return x
+    def network(tile: Tensor) -> Tensor:
+        for stage in stages:
+            tile = stage(tile)
+            if on_progress:
+                on_progress(next(finished), tiles * len(stages))
+        return tile
+
+    return network(x) if plan is None or tiles == 1 else run_tiled(network, x, plan)
 
 
 def _extent(x: Tensor) -> tuple[int, int, int]:

@@ -19,8 +19,6 @@ from hyvideo_core.configs import VAEConfig
 from hyvideo_core.errors import GeometryError
 from hyvideo_core.types import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION
 
-#: Called with (done, total) between units of work; may raise to stop.
-Progress = Callable[[int, int], None]
 Network = Callable[[Tensor], Tensor]
 Length = Callable[[int], int]
 
@@ -207,27 +205,16 @@ def _beginning(tile: Tensor, dim: int, segment: Segment) -> Tensor:
     return tile.narrow(dim, 0, segment.target.stop - segment.target.start)
 
 
-def run_tiled(network: Network, x: Tensor, plan: TilePlan, on_progress: Progress | None = None) -> Tensor:
+def run_tiled(network: Network, x: Tensor, plan: TilePlan) -> Tensor:
     """Run ``network`` over the tiles of ``x`` [B, C, T, H, W] and assemble what it returns.
 
-    Besides the result only one temporal tile and the fading edges are held. ``on_progress`` is called after
-    every tile.
+    Besides the result only one temporal tile and the fading edges are held.
     """
-    done = 0
-
-    def counted(tile: Tensor) -> Tensor:
-        nonlocal done
-        result = network(tile)
-        done += 1
-        if on_progress:
-            on_progress(done, plan.tiles)
-        return result
-
     if len(plan.frames) == 1:
-        return _run_pictures(counted, x, plan)
+        return _run_pictures(network, x, plan)
     out = end = None
     for index, segment in enumerate(plan.frames):
-        clip = _run_pictures(counted, x[:, :, segment.source], plan)[:, :, segment.discard :]
+        clip = _run_pictures(network, x[:, :, segment.source], plan)[:, :, segment.discard :]
         if out is None:
             out = clip.new_empty(*clip.shape[:2], *plan.shape)
         if end is not None:
