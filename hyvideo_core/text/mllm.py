@@ -1,7 +1,7 @@
 """The language model: hidden states of a prompt inside its template.
 
 Source: HunyuanVideo ``hyvideo/text_encoder/__init__.py``: hidden_states[-3] (two layers skipped), no final norm,
-the template's tokens dropped.
+the template's tokens dropped; ``hyvideo/inference.py``: the prompt is stripped.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ class MLLMEncoder(nn.Module):
         self.tokenizer = tokenizer
 
     def tokenize(self, prompt: str, template: Template, truncate: bool = False) -> tuple[list[int], int]:
-        """Ids of the filled template, and how many of them are dropped from the result.
+        """Ids of the template filled with the stripped prompt, and how many of them are dropped from the result.
 
         Raises ``PromptError`` for a prompt beyond the template's limit, unless ``truncate`` cuts it there as the
         original silently does.
         """
-        ids = self.tokenizer.encode(template.fill(prompt))
+        filled = template.fill(prompt.strip())
+        ids = self.tokenizer.encode(filled)
         crop = template.crop_start
         if crop is None:
-            crop = len(self.tokenizer.encode(template.before))
+            crop = self.tokenizer.tokens_within(filled, len(template.before))
         if len(ids) > template.max_length and not truncate:
             room = template.max_length - len(self.tokenizer.encode(template.fill("")))
             excess = len(ids) - template.max_length

@@ -1,87 +1,152 @@
 """Tokenizers that are right on every version of transformers, and prove it when they are loaded.
 
-transformers 5 builds a Llama-3 tokenizer from its class wrongly ("a cat walks" becomes "acatwalks"), so the
-language model's is read from ``tokenizer.json`` by the ``tokenizers`` library itself.
+Both are run by the ``tokenizers`` library alone, since transformers' classes changed their ids between versions:
+version 5 reads Llama-3's as "acatwalks" for "a cat walks", and CLIP's other than before where Chinese characters,
+emoji or invisible characters touch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Regex, Tokenizer
+from tokenizers.models import BPE
+from tokenizers.normalizers import NFC, BertNormalizer
+from tokenizers.normalizers import Sequence as Normalizers
+from tokenizers.pre_tokenizers import ByteLevel, Split
+from tokenizers.pre_tokenizers import Sequence as PreTokenizers
+from tokenizers.processors import TemplateProcessing
 
-from hyvideo_core.errors import TokenizerError
+from hyvideo_core.errors import PromptError, TokenizerError
 
-LLAMA_PAD = 128258
+LLAMA_BOS, LLAMA_IMAGE, LLAMA_PAD = 128000, 128257, 128258
 CLIP_BOS, CLIP_EOS = 49406, 49407
 CLIP_MAX_LENGTH = 77
 
-#: Text → ids without special tokens at the ends. Source: the official tokenizers.
+#: Text → ids. Source: the official tokenizers, run by transformers 4.50.
 LLAMA_SELF_TEST: dict[str, list[int]] = {
-    "\n\n": [271],
-    "a cat walks on grass": [64, 8415, 23291, 389, 16763],
-    "<|start_header_id|><|end_header_id|><|eot_id|><image><pad>": [128006, 128007, 128009, 128257, LLAMA_PAD],
-}
+    "": [LLAMA_BOS],
+    "\n\n": [LLAMA_BOS, 271],
+    "a cat walks on grass": [LLAMA_BOS, 64, 8415, 23291, 389, 16763],
+    "<|start_header_id|><|end_header_id|><|eot_id|><image><pad>": [
+        LLAMA_BOS, 128006, 128007, 128009, LLAMA_IMAGE, LLAMA_PAD,
+    ],
+}  # fmt: skip
 CLIP_SELF_TEST: dict[str, list[int]] = {
-    "A cat walks on the GRASS, realistic style.": [320, 2368, 8192, 525, 518, 5922, 267, 16157, 1844, 269],
-}
+    "": [CLIP_BOS, CLIP_EOS],
+    "A cat walks on the GRASS, realistic style.": [
+        CLIP_BOS, 320, 2368, 8192, 525, 518, 5922, 267, 16157, 1844, 269, CLIP_EOS,
+    ],
+    "你好": [CLIP_BOS, 47466, 510, 29290, 377, CLIP_EOS],
+}  # fmt: skip
+
+#: What CLIP takes for one word: a contraction's end, letters, one digit, or a run of other signs.
+CLIP_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
 class LlamaTokenizer:
-    """Llama-3's tokenizer with the two tokens HunyuanVideo's version adds."""
+    """Llama-3's tokenizer with the tokens LLaVA adds."""
 
     def __init__(self, path: str | Path) -> None:
         """Read ``tokenizer.json`` (a file, or the folder that holds it) and test it. Raises ``TokenizerError``."""
         path = Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
-        try:
-            self._tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises plain Exception
-            raise TokenizerError(
-                f"{file} cannot be read as a tokenizer ({error}). Take tokenizer.json of the "
-                "llava-llama-3-8b text encoder; ComfyUI ships it in comfy/text_encoders/llama_tokenizer."
-            ) from error
+        remedy = (
+            "Take tokenizer.json of the llava-llama-3-8b text encoder; ComfyUI ships it in "
+            "comfy/text_encoders/llama_tokenizer."
+        )
+        self._tokenizer = _read(lambda: Tokenizer.from_file(str(file)), file, remedy)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        _self_test(file, lambda text: self._tokenizer.encode(text, add_special_tokens=False).ids, LLAMA_SELF_TEST)
+        _self_test(file, self.encode, LLAMA_SELF_TEST, remedy)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ``text``, beginning with <|begin_of_text|>."""
-        ids: list[int] = self._tokenizer.encode(text).ids
+        """Ids of ``text``, beginning with <|begin_of_text|>. Raises ``PromptError`` for text that is not Unicode."""
+        ids: list[int] = self._tokenizer.encode(_unicode(text)).ids
         return ids
+
+    def tokens_within(self, text: str, length: int) -> int:
+        """How many leading tokens of ``text`` lie wholly within its first ``length`` characters.
+
+        Counted in the whole text, since a word takes the space before it into its own token.
+        """
+        return sum(end <= length for _, end in self._tokenizer.encode(_unicode(text)).offsets)
 
 
 class CLIPTokenizer:
-    """CLIP's tokenizer, read from a folder with ``vocab.json`` and ``merges.txt`` or ``tokenizer.json``."""
+    """CLIP's tokenizer, with the text preparation of the class that the original was run with.
+
+    Source: transformers 4.46 ``CLIPTokenizer`` without ftfy: invisible characters go, each Chinese character is a word.
+    """
 
     def __init__(self, path: str | Path) -> None:
-        """Read and test it. Raises ``TokenizerError``."""
-        # Imported here: transformers takes seconds, and a host lists nodes without ever encoding.
-        from transformers import CLIPTokenizer as HFTokenizer
+        """Read ``vocab.json`` and ``merges.txt``, or ``tokenizer.json``, and test it. Raises ``TokenizerError``.
 
+        ``path`` is the folder that holds them, or the file ``tokenizer.json``.
+        """
         path = Path(path)
-        try:
-            self._tokenizer = HFTokenizer.from_pretrained(str(path), local_files_only=True)
-        except (OSError, ValueError, TypeError) as error:
-            raise TokenizerError(
-                f"{path} cannot be read as CLIP's tokenizer ({error}). It must be a folder with vocab.json and "
-                "merges.txt; ComfyUI ships it in comfy/sd1_tokenizer."
-            ) from error
-        _self_test(path, lambda text: self.encode(text)[1:-1], CLIP_SELF_TEST)
+        remedy = (
+            "Take the tokenizer of clip-vit-large-patch14, a folder with vocab.json and merges.txt; ComfyUI ships it "
+            "in comfy/sd1_tokenizer."
+        )
+        self._tokenizer = _read(lambda: _clip_pipeline(_clip_words(path)), path, remedy)
+        _self_test(path, self.encode, CLIP_SELF_TEST, remedy)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ``text`` from begin to end token, cut to 77 as the original does."""
-        ids: list[int] = self._tokenizer(text, truncation=True, max_length=CLIP_MAX_LENGTH).input_ids
+        """Ids of ``text`` from begin to end token, cut to 77 as the original does. Errors as ``LlamaTokenizer``."""
+        # Lower case by Python, which knows the Greek final sigma; the library's own goes letter by letter.
+        ids: list[int] = self._tokenizer.encode(_unicode(text).lower()).ids
         return ids
 
 
-def _self_test(path: Path, encode: Callable[[str], Sequence[int]], expected: dict[str, list[int]]) -> None:
+def _clip_words(path: Path) -> BPE:
+    if path.is_dir() and (path / "vocab.json").is_file():
+        vocabulary, merges = str(path / "vocab.json"), str(path / "merges.txt")
+        return BPE.from_file(vocabulary, merges, end_of_word_suffix="</w>", unk_token="<|endoftext|>")
+    return Tokenizer.from_file(str(path / "tokenizer.json" if path.is_dir() else path)).model
+
+
+def _clip_pipeline(words: BPE) -> Tokenizer:
+    ends = ("<|startoftext|>", "<|endoftext|>")
+    tokenizer = Tokenizer(words)
+    tokenizer.add_special_tokens([AddedToken(token, normalized=True, special=True) for token in ends])
+    tokenizer.normalizer = Normalizers(
+        [BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=False, lowercase=False), NFC()]
+    )
+    tokenizer.pre_tokenizer = PreTokenizers(
+        [Split(Regex(CLIP_WORD), "removed", invert=True), ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.post_processor = TemplateProcessing(
+        single=f"{ends[0]} $A {ends[1]}", special_tokens=list(zip(ends, (CLIP_BOS, CLIP_EOS), strict=True))
+    )
+    tokenizer.enable_truncation(CLIP_MAX_LENGTH)
+    return tokenizer
+
+
+def _read(read: Callable[[], Tokenizer], path: Path, remedy: str) -> Tokenizer:
+    try:
+        return read()
+    except Exception as error:  # the library raises plain Exception
+        raise TokenizerError(f"{path} cannot be read as a tokenizer ({error}). {remedy}") from error
+
+
+def _self_test(path: Path, encode: Callable[[str], list[int]], expected: dict[str, list[int]], remedy: str) -> None:
     for text, ids in expected.items():
-        found = list(encode(text))
+        found = encode(text)
         if found != ids:
             raise TokenizerError(
                 f"{path} turns {text!r} into {found}, but the model was trained with {ids}. It is another model's "
-                "tokenizer, or the installed tokenizers or transformers package reads it wrongly; use the one that "
-                "ComfyUI ships, or update the package."
+                f"tokenizer, or the installed tokenizers package reads it wrongly. {remedy}"
             )
+
+
+def _unicode(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"The prompt holds {text[error.start]!r}, half of a character and so not valid Unicode. Delete or retype "
+            "that character, often an emoji."
+        ) from error
+    return text
