@@ -119,7 +119,7 @@ class DiT(nn.Module):
         valid); pooled [B, pooled_dim]; guidance [B] in the model's unit (scale·1000), needed by distilled
         checkpoints. Raises ``ValueError`` for shapes that do not fit and for missing guidance.
         """
-        self._check(x, text, text_mask, pooled, guidance)
+        self._check(x, timestep, text, text_mask, pooled, guidance)
         stream = self._embed(x, timestep, text, text_mask, pooled, guidance, seams)
         seams.blocks(partial(self._run_blocks, block_seam=seams.block))(stream)
         patches = self.final_layer(stream.video, stream.vec, stream.chunk_tokens)
@@ -174,6 +174,7 @@ class DiT(nn.Module):
     def _check(
         self,
         x: torch.Tensor,
+        timestep: torch.Tensor,
         text: torch.Tensor,
         text_mask: torch.Tensor | None,
         pooled: torch.Tensor,
@@ -184,7 +185,7 @@ class DiT(nn.Module):
             raise ValueError(f"latent has shape {list(x.shape)}, but [B, C, T, H, W] is needed.")
         if text_mask is not None and text_mask.shape != text.shape[:2]:
             raise ValueError(
-                f"text mask has shape {list(text_mask.shape)}, but the text has {list(text.shape[:2])} rows. "
+                f"text mask has shape {list(text_mask.shape)}, but the text has {list(text.shape[:2])}. "
                 "Encode the prompt again, or leave the mask out."
             )
         for name, found, expected in (
@@ -204,3 +205,6 @@ class DiT(nn.Module):
             )
         if config.guidance_embed and guidance is None:
             raise ValueError("This checkpoint is guidance-distilled and needs an embedded guidance (default 6).")
+        for name, rows in (("timestep", timestep), ("text", text), ("pooled text", pooled)):
+            if rows.ndim == 0 or len(rows) not in (1, len(x)):
+                raise ValueError(f"{name} has shape {list(rows.shape)}, but needs a row for each of {len(x)} latents.")

@@ -22,14 +22,12 @@ def crop_text(text: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tens
     without any valid token.
     """
     batch, length = text.shape[:2]
-    if mask is None:
-        return text, (length,) * batch
-    valid = mask.bool()
-    lengths = tuple(valid.sum(dim=1).tolist())
+    valid = None if mask is None else mask.bool()
+    lengths = (length,) * batch if valid is None else tuple(valid.sum(dim=1).tolist())
     if min(lengths) == 0:
         raise ValueError("A prompt has no valid text token, but the transformer needs at least one.")
     longest = max(lengths)
-    if not all(valid[i, :n].all() for i, n in enumerate(lengths)):
+    if valid is not None and not all(valid[i, :n].all() for i, n in enumerate(lengths)):
         text = torch.stack([torch.cat((text[i][valid[i]], text[i][~valid[i]])) for i in range(batch)])
     return text[:, :longest], lengths
 

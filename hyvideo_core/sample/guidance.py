@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -26,6 +27,9 @@ class Guidance:
     rescale: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("embedded", "cfg"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be a finite number.")
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"rescale is {self.rescale}, but must lie between 0 and 1.")
 

@@ -51,6 +51,8 @@ def sample(
     guidance = guidance or Guidance()
     if guidance.cfg > 1 and negative is None:
         raise ValueError(f"cfg is {guidance.cfg}, but there is no negative prompt. Connect one or set cfg to 1.")
+    if len(sigmas) < 2:
+        raise ValueError(f"sigmas has {len(sigmas)} levels, but a run needs two or more: where it starts and ends.")
     x = x.to(dit.device, torch.float32)
     prompts = {"positive": _fitted(positive, x, "positive")}
     if guidance.cfg > 1 and negative is not None:
@@ -106,6 +108,11 @@ def _fitted(prompt: Conditioning, x: torch.Tensor, name: str) -> Conditioning:
     if rows not in (1, batch):
         raise ValueError(
             f"The {name} prompt has {rows} rows for a batch of {batch} latents. Give one prompt or one for each."
+        )
+    if prompt.pooled.shape[0] != rows:
+        raise ValueError(
+            f"The {name} prompt has {rows} rows of text, but {prompt.pooled.shape[0]} of pooled text. "
+            "Both come from one encoding; encode the prompt again."
         )
     prompt = prompt.to(x.device)
     if rows == batch:

@@ -116,8 +116,21 @@ def test_a_distilled_model_demands_guidance() -> None:
         ({"x": randn(1, 4, 2, 5, 6)}, (r"\[2, 5, 6\]", r"\[1, 2, 2\]")),
         ({"x": randn(4, 2, 4, 6)}, (r"\[4, 2, 4, 6\]", "B, C, T, H, W")),
         ({"text_mask": torch.ones(1, 9)}, (r"\[1, 9\]", r"\[1, 5\]")),
+        ({"pooled": randn(3, 8)}, (r"\[3, 8\]", "1 latents")),
+        ({"text": randn(2, 5, 16), "text_mask": None}, (r"\[2, 5, 16\]", "1 latents")),
+        ({"timestep": torch.tensor(5.0)}, (r"\[\]", "1 latents")),
     ],
-    ids=["latent channels", "text width", "pooled width", "odd size", "no batch", "mask of other text"],
+    ids=[
+        "latent channels",
+        "text width",
+        "pooled width",
+        "odd size",
+        "no batch",
+        "mask of other text",
+        "pooled rows",
+        "text rows",
+        "scalar timestep",
+    ],  # fmt: skip
 )
 def test_wrong_shapes_are_errors_that_name_both_numbers(
     change: dict[str, torch.Tensor], numbers: tuple[str, str]
@@ -129,6 +142,8 @@ def test_wrong_shapes_are_errors_that_name_both_numbers(
 def test_a_prompt_without_a_valid_token_is_an_error() -> None:
     with pytest.raises(ValueError, match="no valid text token"):
         DIT(**inputs() | {"text_mask": torch.zeros(1, 5)})
+    with pytest.raises(ValueError, match="no valid text token"):
+        DIT(**inputs(length=0) | {"text_mask": None})
 
 
 def test_the_final_projection_is_computed_in_float32_whatever_the_dtype() -> None:

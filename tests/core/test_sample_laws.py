@@ -146,6 +146,13 @@ def test_an_impossible_rescale_is_an_error(rescale: float) -> None:
         Guidance(rescale=rescale)
 
 
+@pytest.mark.parametrize("field", ["cfg", "embedded"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_scale_that_is_no_number_is_an_error(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"^{field} is {value}"):
+        Guidance(**{field: value})
+
+
 def test_rescale_0_is_neutral_and_1_restores_the_spread() -> None:
     guided, conditional = 3 * randn(2, 4, 1, 3, 3), randn(2, 4, 1, 3, 3, seed=5)
     assert rescaled(guided, conditional, 0.0) is guided
@@ -233,6 +240,17 @@ def test_prompts_that_do_not_fit_the_batch_are_an_error() -> None:
         run(x=randn(2, 4, 1, 4, 4), positive=prompt(batch=3))
     with pytest.raises(ValueError, match=r"negative prompt has 3 rows"):
         run(x=randn(2, 4, 1, 4, 4), negative=prompt(batch=3), guidance=Guidance(cfg=2))
+
+
+def test_a_prompt_whose_parts_do_not_belong_together_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"1 rows of text, but 2 of pooled"):
+        run(positive=Conditioning(POSITIVE.text, randn(2, 8)))
+
+
+@pytest.mark.parametrize("levels", [0, 1])
+def test_a_schedule_without_a_step_is_an_error(levels: int) -> None:
+    with pytest.raises(ValueError, match=rf"sigmas has {levels} levels"):
+        run(sigmas=SIGMAS[:levels])
 
 
 def test_latents_are_float32_whatever_comes_in() -> None:

@@ -244,7 +244,9 @@ def private_growth_mib(path: Path, dtype: str) -> float:
     if not Path("/proc/self/status").exists():
         pytest.skip("memory is measured through Linux's /proc")
     command = [sys.executable, "-c", PROBE, str(path), dtype]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return float(result.stdout)
 
 
 @pytest.mark.slow
