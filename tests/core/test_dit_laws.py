@@ -130,7 +130,7 @@ def test_a_distilled_model_demands_guidance() -> None:
         "pooled rows",
         "text rows",
         "scalar timestep",
-    ],  # fmt: skip
+    ],
 )
 def test_wrong_shapes_are_errors_that_name_both_numbers(
     change: dict[str, torch.Tensor], numbers: tuple[str, str]
