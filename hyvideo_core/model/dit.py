@@ -135,7 +135,7 @@ class DiT(nn.Module):
         guidance: torch.Tensor | None,
         seams: Seams,
     ) -> Stream:
-        attend = resolve(self.attention, x.device, self.dtype)
+        attend = resolve(self.attention)
         text, text_lengths = crop_text(text.to(self.dtype), text_mask)
         vec = self.time_in(timestep) + self.vector_in(pooled.to(self.dtype))
         if self.guidance_in is not None and guidance is not None:

@@ -126,6 +126,6 @@ def _check_finite(velocity: torch.Tensor, index: int, steps: int, dit: DiT) -> N
         return
     raise NumericsError(
         f"The transformer returned NaN or infinity in step {index + 1} of {steps} ({dit.dtype}, attention "
-        f"'{dit.attention}'). The video would be black. Choose attention 'sdpa' and dtype bfloat16; if it stays, "
+        f"'{dit.attention}'). The video would be black. Choose attention 'chunked' in the loader; if it stays, "
         "the checkpoint or the text encoder's output is damaged."
     )

@@ -109,23 +109,11 @@ def test_the_self_test_flags_a_broken_kernel(
 
 def test_an_unknown_kernel_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"'flash9'.*auto.*sdpa.*chunked"):
-        resolve("flash9", "cpu", torch.float32)
+        resolve("flash9")
 
 
-@pytest.mark.parametrize(
-    ("device", "dtype", "matrix_units", "expected"),
-    [
-        ("cpu", torch.float32, False, "sdpa"),
-        ("cpu", torch.bfloat16, False, "chunked"),
-        ("cpu", torch.bfloat16, True, "sdpa"),
-        ("cuda", torch.bfloat16, False, "sdpa"),
-    ],
-)
-def test_auto_is_the_fastest_exact_kernel(
-    device: str, dtype: torch.dtype, matrix_units: bool, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(registry, "has_matrix_units", lambda: matrix_units)
-    assert resolve("auto", device, dtype) is KERNELS[expected]
+def test_auto_is_torchs_own_kernel() -> None:
+    assert resolve("auto") is resolve("sdpa") is kernels.sdpa
 
 
 def test_ragged_attention_is_attention_of_each_sample_alone() -> None:
