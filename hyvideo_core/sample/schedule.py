@@ -34,7 +34,8 @@ def partial_sigmas(steps: int, shift: float, denoise: float) -> torch.Tensor:
     """
     if not 0 < denoise <= 1:
         raise ValueError(f"denoise is {denoise}, but must be greater than 0 and at most 1 (1 starts from pure noise).")
-    return flow_sigmas(int(steps / denoise), shift)[-(steps + 1) :]
+    # As the host counts, but safe from 7 / 0.07 being a hair below 100.
+    return flow_sigmas(int(steps / denoise + 1e-9), shift)[-(steps + 1) :]
 
 
 def noised(latent: torch.Tensor, noise: torch.Tensor, sigma: float) -> torch.Tensor:

@@ -87,6 +87,11 @@ def test_partial_denoise_keeps_the_number_of_steps_and_starts_lower(steps: int, 
     assert partial_sigmas(steps, 1.0, denoise)[0].item() == pytest.approx(denoise, abs=denoise / steps + 1e-6)
 
 
+def test_a_denoise_that_floats_cannot_hold_exactly_loses_no_step() -> None:
+    assert len(partial_sigmas(7, 7.0, 0.07)) == 8
+    assert partial_sigmas(7, 1.0, 0.07)[0].item() == pytest.approx(0.07, abs=1e-6)
+
+
 @pytest.mark.parametrize("denoise", [0.0, -1.0, 1.5, float("nan")])
 def test_an_impossible_denoise_is_an_error(denoise: float) -> None:
     with pytest.raises(ValueError, match=r"^denoise is"):
@@ -262,7 +267,7 @@ def test_latents_are_float32_whatever_comes_in() -> None:
 def test_a_damaged_weight_is_a_numerics_error_that_names_step_and_remedy(bad: float) -> None:
     dit = random_dit()
     dit.single_blocks[1].linear2.weight[0, 0] = bad
-    with pytest.raises(NumericsError, match=r"step 1 of 4.*float32.*sdpa.*bfloat16"):
+    with pytest.raises(NumericsError, match=r"step 1 of 4.*float32.*'auto'.*chunked.*damaged"):
         run(dit)
 
 
