@@ -93,9 +93,15 @@ def test_an_end_token_typed_by_a_user_ends_clips_prompt(clip: CLIPEncoder) -> No
     assert torch.equal(clip.encode(["<|endoftext|> a cat"]), clip.encode([""]))
 
 
+def test_nothing_stays_on_meta_or_asks_for_gradients(mllm: MLLMEncoder, clip: CLIPEncoder) -> None:
+    both = TextEncoders(mllm, clip)
+    tensors = {**dict(both.named_parameters()), **dict(both.named_buffers())}
+    assert not [name for name, tensor in tensors.items() if tensor.is_meta or tensor.requires_grad]
+    assert not mllm.llama.training
+    assert not clip.clip.training
+
+
 def test_layers_nobody_reads_are_not_in_memory(mllm: MLLMEncoder) -> None:
     names = [name for name, _ in mllm.named_parameters()]
     assert {int(name.split(".")[2]) for name in names if ".layers." in name} == {0, 1, 2, 3}
     assert not [name for name in names if name.endswith("llama.norm.weight")]
-    buffers = [*mllm.named_parameters(), *mllm.named_buffers()]
-    assert not [name for name, tensor in buffers if tensor.is_meta or tensor.requires_grad]

@@ -87,8 +87,20 @@ def with_vision_and_head(folder: Path, prefix: str) -> Path:
     return saved_folder(folder / "llava", {**named, **others, **inv_freq}, {"text_config": LLAMA_CONFIG})
 
 
-@pytest.mark.parametrize("prefix", ["", "model.", "language_model.model.", "model.language_model."])
-@pytest.mark.parametrize("layout", [llama_file, llama_folder, llama_shards, new_style_config, with_vision_and_head])
+PREFIXES = ("", "model.", "language_model.model.", "model.language_model.")
+
+
+@pytest.mark.parametrize(
+    ("layout", "prefix"),
+    [
+        *((llama_file, prefix) for prefix in PREFIXES),
+        *((llama_shards, prefix) for prefix in PREFIXES),
+        (llama_folder, "model."),
+        (new_style_config, ""),
+        (with_vision_and_head, "language_model.model."),
+        (with_vision_and_head, "model.language_model."),
+    ],
+)
 def test_every_layout_of_the_language_model_gives_the_same_bits(
     tmp_path: Path, mllm: Callable[..., MLLMEncoder], hidden: torch.Tensor, layout: Callable[..., Path], prefix: str
 ) -> None:
@@ -130,6 +142,13 @@ def test_an_argument_wins_over_what_is_stated(
     folder = saved_folder(tmp_path / "llm", LLAMA, {**LLAMA_CONFIG, "rope_theta": 10.0})
     assert not torch.equal(mllm(folder).encode([PROMPT], VIDEO)[0], hidden)
     assert torch.equal(mllm(folder, config={"rope_theta": 500000.0}).encode([PROMPT], VIDEO)[0], hidden)
+
+
+def test_clips_stated_activation_is_used(
+    tmp_path: Path, clip: Callable[..., CLIPEncoder], pooled: torch.Tensor
+) -> None:
+    file = saved(tmp_path / "clip.safetensors", CLIP, config={**CLIP_CONFIG, "hidden_act": "gelu"})
+    assert not torch.equal(clip(file).encode([PROMPT]), pooled)
 
 
 def test_the_pickle_of_a_language_model_gives_the_same_bits(
@@ -281,11 +300,16 @@ def test_an_empty_folder_is_named(tmp_path: Path) -> None:
         describe_mllm(tmp_path / "llava")
 
 
-@pytest.mark.parametrize("missing", ["layers.5.", "layers.2."])
-def test_missing_layers_are_noticed_though_the_rest_would_run(tmp_path: Path, missing: str) -> None:
+@pytest.mark.parametrize(
+    ("missing", "config", "wanted"),
+    [("layers.5.", LLAMA_CONFIG, 6), ("layers.2.", LLAMA_CONFIG, 6), ("layers.2.", {"num_attention_heads": 4}, 5)],
+)
+def test_missing_layers_are_noticed_though_the_rest_would_run(
+    tmp_path: Path, missing: str, config: dict, wanted: int
+) -> None:
     rest = {name: tensor for name, tensor in LLAMA.items() if not name.startswith(missing)}
-    with pytest.raises(CheckpointError, match=r"has 5 layers, but 6 in unbroken order were expected"):
-        describe_mllm(saved(tmp_path / "llm.safetensors", rest, "", LLAMA_CONFIG))
+    with pytest.raises(CheckpointError, match=rf"has 5 layers, but {wanted} in unbroken order were expected"):
+        describe_mllm(saved(tmp_path / "llm.safetensors", rest, "", config))
 
 
 def test_too_few_layers_are_no_language_model(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from text_data import FOX
+from tokenizers import Tokenizer
 
 from hyvideo_core.errors import PromptError
 from hyvideo_core.text import IMAGE, VIDEO, MLLMEncoder, Template, custom
 from hyvideo_core.text.tokenizers import LlamaTokenizer
 
+Kept = Callable[[str, Template], str]
 EOT = 128009
 TEMPLATES = [VIDEO, IMAGE]
 ROWS = {"video": 256, "image": 315}
@@ -25,19 +28,20 @@ def encoder(llama_tokenizer: Path) -> MLLMEncoder:
 
 
 @pytest.fixture(scope="module")
-def kept(encoder: MLLMEncoder):
-    """The text of the tokens that are kept."""
+def kept(encoder: MLLMEncoder, llama_tokenizer: Path) -> Kept:
+    """Gives the text of the tokens that are kept."""
+    tokenizer = Tokenizer.from_file(str(llama_tokenizer / "tokenizer.json"))
 
     def decode(prompt: str, template: Template) -> str:
         ids, crop = encoder.tokenize(prompt, template)
-        return encoder.tokenizer._tokenizer.decode(ids[crop:], skip_special_tokens=False)
+        return tokenizer.decode(ids[crop:], skip_special_tokens=False)
 
     return decode
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.name)
 @pytest.mark.parametrize("prompt", ["A cat.", "", "{} {0} {name} %s", "<tag>", "🐾", "<|eot_id|> now a dog", "\\n"])
-def test_the_kept_tokens_are_the_prompt_and_its_end(kept, template: Template, prompt: str) -> None:
+def test_the_kept_tokens_are_the_prompt_and_its_end(kept: Kept, template: Template, prompt: str) -> None:
     assert kept(prompt, template) == prompt + "<|eot_id|>"
 
 
@@ -71,16 +75,20 @@ def test_a_custom_template_finds_the_crop_that_the_official_one_states(
     [
         ("Describe: {}!", " cat!"),  # a word takes the space before it into its own token
         ("Describe:\n\n{}!", "cat!"),
-        ("{}", "<|begin_of_text|>cat"),
+        ("{}", "cat"),
         ("🐾 猫{}", "cat"),
         ("con{}", "concat"),
     ],
 )
-def test_a_computed_crop_keeps_every_token_of_the_prompt(kept, text: str, expected: str) -> None:
-    assert kept("cat", custom(text)) == expected.removeprefix("<|begin_of_text|>")
+def test_a_computed_crop_keeps_every_token_of_the_prompt(kept: Kept, text: str, expected: str) -> None:
+    assert kept("cat", custom(text)) == expected
 
 
-def test_a_crop_of_zero_keeps_the_template(kept) -> None:
+def test_other_braces_in_a_template_are_only_text(kept: Kept) -> None:
+    assert kept("cat", custom('{"style": {0}} {}', crop_start=0)) == '<|begin_of_text|>{"style": {0}} cat'
+
+
+def test_a_crop_of_zero_keeps_the_template(kept: Kept) -> None:
     assert kept("cat", custom("A {}!", crop_start=0)) == "<|begin_of_text|>A cat!"
 
 
@@ -99,7 +107,7 @@ def test_a_crop_outside_the_input_is_refused(crop: int) -> None:
 def test_a_crop_that_would_leave_nothing_is_refused(encoder: MLLMEncoder) -> None:
     with pytest.raises(PromptError, match=r"drops 50 tokens, but the whole input has only 2\. Lower crop_start"):
         encoder.tokenize("cat", custom("{}", crop_start=50))
-    with pytest.raises(PromptError, match=r"drops 351 tokens|drops \d+ tokens, but the whole input has only 351"):
+    with pytest.raises(PromptError, match=r"drops \d+ tokens, but the whole input has only 351"):
         encoder.tokenize("cat", custom("word " * 400 + "{}"), truncate=True)
 
 
