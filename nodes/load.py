@@ -9,7 +9,9 @@ import folder_paths
 from comfy_api.latest import io
 
 from hyvideo_core.attention.registry import KERNELS
-from hyvideo_core.weights import describe_clip, describe_dit, describe_mllm, describe_vae
+from hyvideo_core.configs import HUNYUAN_VIDEO
+from hyvideo_core.errors import CheckpointError
+from hyvideo_core.weights import describe_clip, describe_dit, describe_mllm, describe_vae, detect_dit
 
 from .handles import (
     CATEGORY,
@@ -93,6 +95,13 @@ class HyvLoadModel(io.ComfyNode):
     @classmethod
     def execute(cls, model: str, dtype: str, attention: str) -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise("diffusion_models", model)
+        channels = detect_dit(path).in_channels
+        if channels != HUNYUAN_VIDEO.in_channels:
+            raise CheckpointError(
+                f"{model} takes {channels} input channels, so it is an image-to-video model, but only text-to-video "
+                f"ones ({HUNYUAN_VIDEO.in_channels} channels) are supported yet. Choose "
+                "hunyuan_video_t2v_720p_bf16.safetensors."
+            )
         logger.info("%s: %s", model, describe_dit(path))
         return io.NodeOutput(ModelHandle(FileVersion.of(path), dtype, attention))
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -28,6 +29,9 @@ class RootIsNoPackage:
 def pytest_configure(config: pytest.Config) -> None:
     """A hook written into this file directly would be asked about the folders below it only."""
     config.pluginmanager.register(RootIsNoPackage())
+    # How long an example takes says nothing here: machines are shared and slow.
+    settings.register_profile("hyvideo", deadline=None)
+    settings.load_profile("hyvideo")
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,8 @@ PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.model.", "model
 
 TRANSFORMER, VAE, LLAMA, CLIP = "transformer", "VAE", "language model", "CLIP-L"
 KINDS = (TRANSFORMER, VAE, LLAMA, CLIP)
-INPUT_CHANNELS = {16: "text-to-video", 32: "SkyReels image-to-video", 33: "image-to-video v1"}
+TEXT_TO_VIDEO_CHANNELS = 16
+OTHER_CHANNELS = {32: "SkyReels image-to-video", 33: "image-to-video v1"}
 LLAMA_WIDTH, CLIP_WIDTH, VAE_CHANNELS = 4096, 768, 16
 
 #: Where each part can be had: hub repository, file in it, folder below ComfyUI's models.
@@ -30,9 +31,11 @@ SOURCES = {
     CLIP: ("Comfy-Org/HunyuanVideo_repackaged", "clip_l.safetensors", "text_encoders"),
 }
 ALTERNATIVES = {
-    TRANSFORMER: "smaller: hunyuan_video_720_cfgdistill_fp8_e4m3fn.safetensors of Kijai/HunyuanVideo_comfy",
-    LLAMA: "smaller: llava_llama3_fp8_scaled.safetensors of the same repository",
+    TRANSFORMER: "half the download, same memory: hunyuan_video_720_cfgdistill_fp8_e4m3fn.safetensors of "
+    "Kijai/HunyuanVideo_comfy",
 }
+#: What the last part of a name says of weights that mean nothing without their scales.
+SCALED_MARKS = ("scaled_fp8", "scale_weight", "weight_scale")
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def recognise(path: Path) -> Found | None:
         kind, note = classify(read_shapes(path))
     except (OSError, ValueError, struct.error) as error:
         return Found(path, "", f"damaged: {error}. Download it again")
-    return Found(path, kind, note) if kind else None
+    return Found(path, kind, note) if note else None
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -83,19 +86,29 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def classify(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str]:
-    """Kind and description of a HunyuanVideo part; two empty strings for anything else."""
+    """Kind and description of a HunyuanVideo part; an empty kind for what the loaders do not take.
+
+    The loaders decide by more than this; the doctor must also work where nothing is installed.
+    """
 
     def shape(name: str) -> tuple[int, ...]:
         return next((shapes[prefix + name] for prefix in PREFIXES if prefix + name in shapes), ())
 
+    scaled = any(name.rsplit(".", 1)[-1] in SCALED_MARKS for name in shapes)
     if shape("txt_in.individual_token_refiner.blocks.0.norm1.weight") and (patch := shape("img_in.proj.weight")):
         width, channels = patch[:2]
-        return TRANSFORMER, f"{INPUT_CHANNELS.get(channels, 'unknown variant')}, width {width}"
+        if scaled:
+            return "", "transformer in scaled fp8, which is not supported yet"
+        if channels != TEXT_TO_VIDEO_CHANNELS:
+            return "", f"transformer for {OTHER_CHANNELS.get(channels, 'an unknown variant')}, not supported yet"
+        return TRANSFORMER, f"text-to-video, width {width}"
     if (convolution := shape("decoder.conv_in.conv.weight"))[1:2] == (VAE_CHANNELS,):
         layout = "original" if shape("decoder.conv_norm_out.weight") else "ComfyUI"
         return VAE, f"video VAE in {layout} names, {len(convolution)}-dimensional convolutions"
     if (embedding := shape("embed_tokens.weight"))[1:] == (LLAMA_WIDTH,) and shape("layers.0.self_attn.q_proj.weight"):
-        return LLAMA, f"Llama, vocabulary {embedding[0]}"
+        return (
+            ("", "Llama in scaled fp8, not supported yet") if scaled else (LLAMA, f"Llama, vocabulary {embedding[0]}")
+        )
     if shape("text_model.embeddings.token_embedding.weight")[1:] == (CLIP_WIDTH,):
         return CLIP, "CLIP-L text encoder"
     return "", ""

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from tools.console import step
 from tools.demo_model import build
-from tools.paths import DEMO_MODELS, HOST_BASE, HOST_COMFYUI
+from tools.paths import HOST_BASE, HOST_COMFYUI
 from tools.server import Server
 
 
 def run(host: Path, port: int) -> int:
     """Start the server, open the browser, and wait for the end."""
     models = [] if host == HOST_COMFYUI else [host / "models"]
-    if build.is_current():
-        models.append(DEMO_MODELS)
-    server = Server(host, HOST_BASE, models=models, port=port)
+    # The demo's files and what lets ComfyUI's own nodes read them, so that every template runs at once.
+    models.append(build.ensure())
+    server = Server(host, HOST_BASE, models=models, native_widths=True, port=port)
     try:
         with step("Starting ComfyUI"):
             server.start()

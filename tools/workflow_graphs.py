@@ -22,43 +22,55 @@ class Link:
 
 @dataclass(frozen=True)
 class Node:
-    """A node: its class, its inputs (values or links), where it stands (column, row in px), and its title."""
+    """A node: its class, its inputs (values or links), the column it stands in, its height and its title."""
 
     kind: str
     inputs: dict[str, Any]
-    position: tuple[int, int]
+    column: int
+    height_px: int
     title: str | None = None
-    size: tuple[int, int] = (380, 160)
 
 
 @dataclass(frozen=True)
 class Files:
-    """Model files of a workflow."""
+    """Model files of a workflow, where to download them, and the note beside the graph."""
 
     model: str
     vae: str
     llm: str
     clip: str
+    note_title: str
+    note: str
     urls: dict[str, str] = field(default_factory=dict)
 
+    def folder(self, file: str) -> str:
+        """Folder inside ``models`` that a downloadable file belongs in; the hub is laid out alike."""
+        return self.urls[file].rsplit("/", 2)[1]
 
-REAL = Files(
-    "hunyuan_video_t2v_720p_bf16.safetensors",
-    "hunyuan_video_vae_bf16.safetensors",
-    "llava_llama3_fp16.safetensors",
-    "clip_l.safetensors",
-    {
-        "hunyuan_video_t2v_720p_bf16.safetensors": f"{HUB}/diffusion_models/hunyuan_video_t2v_720p_bf16.safetensors",
-        "hunyuan_video_vae_bf16.safetensors": f"{HUB}/vae/hunyuan_video_vae_bf16.safetensors",
-        "llava_llama3_fp16.safetensors": f"{HUB}/text_encoders/llava_llama3_fp16.safetensors",
-        "clip_l.safetensors": f"{HUB}/text_encoders/clip_l.safetensors",
-    },
-)
+
+def _real_files() -> Files:
+    model, vae = "hunyuan_video_t2v_720p_bf16.safetensors", "hunyuan_video_vae_bf16.safetensors"
+    llm, clip = "llava_llama3_fp16.safetensors", "clip_l.safetensors"
+    urls = {
+        model: f"{HUB}/diffusion_models/{model}",
+        llm: f"{HUB}/text_encoders/{llm}",
+        clip: f"{HUB}/text_encoders/{clip}",
+        vae: f"{HUB}/vae/{vae}",
+    }
+    lines = [f"- `models/{url.rsplit('/', 2)[1]}` ← [{file}]({url})" for file, url in urls.items()]
+    note = "\n".join(["Download each file into its folder, then press **R** to refresh the lists.", "", *lines])
+    return Files(model, vae, llm, clip, "Model files", note, urls)
+
+
+REAL = _real_files()
 DEMO = Files(
     "hyvideo_demo_t2v.safetensors",
     "hyvideo_demo_vae.safetensors",
     "hyvideo_demo_llama.safetensors",
     "hyvideo_demo_clip.safetensors",
+    "Demo",
+    "A toy model with random weights: it shows that everything works, and the result is **coloured noise**.\n\n"
+    "For real videos open the template `hyvideo_t2v`.",
 )
 
 
@@ -86,11 +98,9 @@ def own_nodes(files: Files, scale: Scale, name: str) -> Graph:
     """Everything with this pack's nodes: one frame is saved as an image, more as a video."""
     is_image = scale.frames == 1
     return {
-        "model": Node("HyvLoadModel", {"model": files.model, "dtype": "auto", "attention": "auto"}, (0, 0)),
-        "encoders": Node(
-            "HyvLoadTextEncoders", {"llm": files.llm, "clip": files.clip, "dtype": "auto"}, (0, 200), size=(380, 140)
-        ),
-        "vae": Node("HyvLoadVAE", {"vae": files.vae, "dtype": "auto"}, (0, 390), size=(380, 110)),
+        "model": _load_model(files),
+        "encoders": Node("HyvLoadTextEncoders", {"llm": files.llm, "clip": files.clip, "dtype": "auto"}, 0, 150),
+        "vae": Node("HyvLoadVAE", {"vae": files.vae, "dtype": "auto"}, 0, 120),
         "prompt": Node(
             "HyvEncodePrompt",
             {
@@ -99,59 +109,51 @@ def own_nodes(files: Files, scale: Scale, name: str) -> Graph:
                 "negative": "",
                 "template": "image" if is_image else "video",
             },
-            (430, 0),
+            1,
+            380,
             "Prompt",
-            (420, 300),
         ),
         "size": _empty_latent(scale),
         "sampler": _sampler(scale, Link("model"), Link("prompt"), Link("prompt", 1)),
-        "decode": Node(
-            "HyvDecode", {"vae": Link("vae"), "latent": Link("sampler"), **scale.tiling}, (1310, 0), size=(340, 180)
-        ),
+        "decode": Node("HyvDecode", {"vae": Link("vae"), "latent": Link("sampler"), **scale.tiling}, 2, 200),
         "save": _save_image(name) if is_image else _save_video(name),
     }
 
 
 def native_nodes(files: Files, scale: Scale, name: str) -> Graph:
     """This pack's transformer and sampler between ComfyUI's own text encoders, guidance, VAE and video nodes."""
+    tiling = {"tile_size": 256, "overlap": 64, "temporal_size": 64, "temporal_overlap": 8}
     return {
-        "model": Node("HyvLoadModel", {"model": files.model, "dtype": "auto", "attention": "auto"}, (0, 0)),
+        "model": _load_model(files),
         "encoders": Node(
             "DualCLIPLoader",
             {"clip_name1": files.clip, "clip_name2": files.llm, "type": "hunyuan_video", "device": "default"},
-            (0, 200),
+            0,
+            150,
         ),
-        "vae": Node("VAELoader", {"vae_name": files.vae, "device": "default"}, (0, 410), size=(380, 90)),
-        "prompt": Node("CLIPTextEncode", {"clip": Link("encoders"), "text": PROMPT}, (430, 0), "Prompt", (420, 180)),
-        "guidance": Node("FluxGuidance", {"conditioning": Link("prompt"), "guidance": 6.0}, (430, 230), size=(420, 70)),
+        "vae": Node("VAELoader", {"vae_name": files.vae}, 0, 120),
+        "prompt": Node("CLIPTextEncode", {"clip": Link("encoders"), "text": PROMPT}, 1, 250, "Prompt"),
+        "guidance": Node("FluxGuidance", {"conditioning": Link("prompt"), "guidance": 6.0}, 1, 80),
         "size": _empty_latent(scale),
         "sampler": _sampler(scale, Link("model"), Link("guidance"), None),
-        "decode": Node(
-            "VAEDecodeTiled",
-            {
-                "samples": Link("sampler"),
-                "vae": Link("vae"),
-                "tile_size": 256,
-                "overlap": 64,
-                "temporal_size": 64,
-                "temporal_overlap": 8,
-            },
-            (1310, 0),
-            size=(340, 160),
-        ),
-        "video": Node("CreateVideo", {"images": Link("decode"), "fps": 24.0}, (1310, 210), size=(340, 90)),
+        "decode": Node("VAEDecodeTiled", {"samples": Link("sampler"), "vae": Link("vae"), **tiling}, 2, 200),
+        "video": Node("CreateVideo", {"images": Link("decode"), "fps": 24.0}, 3, 110),
         "save": Node(
             "SaveVideo",
             {"video": Link("video"), "filename_prefix": f"video/{name}", "format": "auto", "codec": "auto"},
-            (1700, 0),
-            size=(520, 460),
+            3,
+            530,
         ),
     }
 
 
+def _load_model(files: Files) -> Node:
+    return Node("HyvLoadModel", {"model": files.model, "dtype": "auto", "attention": "auto"}, 0, 150)
+
+
 def _empty_latent(scale: Scale) -> Node:
     inputs = {**scale.resolution, "frames": scale.frames, "batch_size": 1}
-    return Node("HyvEmptyLatent", inputs, (430, 360), "Size and length", (420, 150))
+    return Node("HyvEmptyLatent", inputs, 1, 210, "Size and length")
 
 
 def _sampler(scale: Scale, model: Link, positive: Link, negative: Link | None) -> Node:
@@ -171,16 +173,16 @@ def _sampler(scale: Scale, model: Link, positive: Link, negative: Link | None) -
     }
     if negative is not None:
         inputs["negative"] = negative
-    return Node("HyvSampler", inputs, (900, 0), size=(360, 400))
+    return Node("HyvSampler", inputs, 2, 430)
 
 
 def _save_video(name: str) -> Node:
     inputs = {"images": Link("decode"), "fps": 24.0, "crf": 16, "filename_prefix": f"video/{name}"}
-    return Node("HyvSaveVideo", inputs, (1700, 0), size=(520, 460))
+    return Node("HyvSaveVideo", inputs, 3, 690)
 
 
 def _save_image(name: str) -> Node:
-    return Node("SaveImage", {"images": Link("decode"), "filename_prefix": f"image/{name}"}, (1700, 0), size=(520, 460))
+    return Node("SaveImage", {"images": Link("decode"), "filename_prefix": f"image/{name}"}, 3, 690)
 
 
 #: Every shipped workflow by its file name.

@@ -7,18 +7,19 @@ they stand comes from the running host, so the files cannot drift from the nodes
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 from typing import Any
 
+from tools import workflow_layout as layout
 from tools.demo_model import build
 from tools.paths import DEMO_BASE, ROOT
-from tools.server import Server
+from tools.server import PACK_NAME, Server
 from tools.workflow_graphs import WORKFLOWS, Files, Graph, Link, Node
 
 FOLDER = ROOT / "workflows"
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 SEEDS = ("seed", "noise_seed")
-ID_NAMESPACE = "hyvideo-studio"
 
 Json = dict[str, Any]
 
@@ -65,18 +66,23 @@ def api_format(graph: Graph) -> Json:
 def ui_format(name: str, graph: Graph, models: Files, object_info: Json) -> Json:
     """The form that the browser opens."""
     ids = _ids(graph)
+    note_id = len(ids) + 1
     links = _links(graph, ids, object_info)
-    nodes = [_ui_node(key, node, ids, links, models, object_info) for key, node in graph.items()]
+    boxes = layout.boxes(graph)
+    nodes = []
+    for key, node in graph.items():
+        position, size = boxes[key]
+        nodes.append(_ui_node(ids[key], node, links, models, object_info) | {"pos": position, "size": size})
     return {
-        "id": f"{ID_NAMESPACE}-{name}",
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{PACK_NAME}/{name}")),
         "revision": 0,
-        "last_node_id": max(ids.values()),
+        "last_node_id": note_id,
         "last_link_id": max(link[0] for link in links),
-        "nodes": nodes,
+        "nodes": [*nodes, layout.note(graph, note_id, models.note_title, models.note)],
         "links": links,
-        "groups": [],
+        "groups": layout.groups(graph),
         "config": {},
-        "extra": {"ds": {"scale": 0.7, "offset": [40, 120]}},
+        "extra": {"ds": {"scale": 0.7, "offset": [140, 200]}},
         "version": 0.4,
     }
 
@@ -101,22 +107,20 @@ def _links(graph: Graph, ids: dict[str, int], object_info: Json) -> list[list[An
     return links
 
 
-def _ui_node(
-    name: str, node: Node, ids: dict[str, int], links: list[list[Any]], models: Files, object_info: Json
-) -> Json:
-    info, number = object_info[node.kind], ids[name]
+def _ui_node(number: int, node: Node, links: list[list[Any]], models: Files, object_info: Json) -> Json:
+    info = object_info[node.kind]
     incoming = {link[4]: link[0] for link in links if link[3] == number}
     specs = _specs(info)
-    properties: Json = {"Node name for S&R": node.kind}
+    is_ours = info["python_module"].startswith("custom_nodes.")
+    properties: Json = {"cnr_id": PACK_NAME if is_ours else "comfy-core", "Node name for S&R": node.kind}
     used = [value for value in node.inputs.values() if isinstance(value, str) and value in models.urls]
     if used:
-        folder = _models_folder(node.kind)
-        properties["models"] = [{"name": file, "url": models.urls[file], "directory": folder} for file in used]
+        properties["models"] = [
+            {"name": file, "url": models.urls[file], "directory": models.folder(file)} for file in used
+        ]
     return {
         "id": number,
         "type": node.kind,
-        "pos": list(node.position),
-        "size": list(node.size),
         "flags": {},
         "order": number - 1,
         "mode": 0,
@@ -166,11 +170,6 @@ def _widget_values(node: Node, specs: dict[str, list[Any]], prefix: str = "") ->
             chosen = next(option for option in options["options"] if option["key"] == value)
             values += _widget_values(node, _specs({"input": chosen["inputs"]}), prefix=f"{key}.")
     return values
-
-
-def _models_folder(kind: str) -> str:
-    folders = {"HyvLoadModel": "diffusion_models", "HyvLoadVAE": "vae", "VAELoader": "vae"}
-    return folders.get(kind, "text_encoders")
 
 
 def _text(content: Json) -> str:
