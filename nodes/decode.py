@@ -59,7 +59,7 @@ class HyvDecode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, vae: VAEHandle, latent: dict[str, Any], tiling: dict[str, Any]) -> io.NodeOutput:
+    def execute(cls, vae: VAEHandle, latent: dict[str, Any], tiling: dict[str, Any] | None = None) -> io.NodeOutput:
         samples = latent_samples(latent, "latent")
         plan = _tiling(tiling)
         module = _vae(vae, tuple(samples.shape[2:]), plan)
@@ -99,7 +99,7 @@ class HyvEncode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, vae: VAEHandle, images: torch.Tensor, tiling: dict[str, Any]) -> io.NodeOutput:
+    def execute(cls, vae: VAEHandle, images: torch.Tensor, tiling: dict[str, Any] | None = None) -> io.NodeOutput:
         video = images_to_video(images)
         plan = _tiling(tiling)
         t, h, w = video.shape[2:]
@@ -121,17 +121,12 @@ class _Report:
         self._progress.update(done)
 
 
-def _tiling(choice: dict[str, Any]) -> Tiling | None:
-    kind = choice.get("tiling")
-    if kind == "whole":
+def _tiling(choice: dict[str, Any] | None) -> Tiling | None:
+    if choice is None:  # the host passes nothing for a choice it does not know
+        raise GeometryError("tiling is missing or unknown, but must be tiled or whole. Choose one of them.")
+    if choice["tiling"] == "whole":
         return None
-    if kind != "tiled":
-        raise GeometryError(f"tiling is '{kind}', but must be tiled or whole.")
-    return Tiling(
-        tile_size_px=int(choice.get("tile_size", 256)),
-        tile_frames=int(choice.get("tile_frames", 64)),
-        overlap=float(choice.get("overlap", 0.25)),
-    )
+    return Tiling(choice["tile_size"], choice["tile_frames"], choice["overlap"])
 
 
 def _vae(handle: VAEHandle, latent_shape: tuple[int, int, int], tiling: Tiling | None) -> VAE:

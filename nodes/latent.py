@@ -69,19 +69,18 @@ class HyvEmptyLatent(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, resolution: dict[str, Any], frames: int, batch_size: int) -> io.NodeOutput:
+    def execute(cls, frames: int, batch_size: int, resolution: dict[str, Any] | None = None) -> io.NodeOutput:
         geometry = Geometry(*_size_px(resolution), frames)
         shape = (batch_size, HUNYUAN_VIDEO_VAE.latent_channels, *geometry.latent_shape)
         return io.NodeOutput(host_latent(torch.zeros(shape)))
 
 
-def _size_px(resolution: dict[str, Any]) -> tuple[int, int]:
-    choice = resolution.get("resolution")
-    if choice in OFFICIAL_SIZES_PX:
-        return OFFICIAL_SIZES_PX[choice]
-    if choice != CUSTOM or "width" not in resolution or "height" not in resolution:
+def _size_px(resolution: dict[str, Any] | None) -> tuple[int, int]:
+    if resolution is None:  # the host passes nothing for a choice it does not know
         raise GeometryError(
-            f"resolution is '{choice}', but must be one of {', '.join(OFFICIAL_SIZES_PX)}, or '{CUSTOM}' together "
-            "with resolution.width and resolution.height."
+            f"resolution is missing or unknown, but must be one of {', '.join(OFFICIAL_SIZES_PX)}, or '{CUSTOM}' "
+            "together with resolution.width and resolution.height. Choose one of them."
         )
+    if resolution["resolution"] in OFFICIAL_SIZES_PX:
+        return OFFICIAL_SIZES_PX[resolution["resolution"]]
     return int(resolution["width"]), int(resolution["height"])

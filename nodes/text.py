@@ -93,7 +93,7 @@ class HyvEncodePrompt(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, text_encoders: TextEncodersHandle, prompt: str, negative: str, template: dict[str, Any]
+        cls, text_encoders: TextEncodersHandle, prompt: str, negative: str, template: dict[str, Any] | None = None
     ) -> io.NodeOutput:
         if not prompt.strip():
             raise PromptError("prompt is empty, but there must be something to show. Write what the video shows.")
@@ -105,15 +105,14 @@ class HyvEncodePrompt(io.ComfyNode):
         return io.NodeOutput(to_host_conditioning(positive), to_host_conditioning(encoders.encode([negative], chosen)))
 
 
-def _template(choice: dict[str, Any]) -> Template:
-    kind = choice.get("template")
+def _template(choice: dict[str, Any] | None) -> Template:
+    if choice is None:  # the host passes nothing for a choice it does not know
+        raise PromptError("template is missing or unknown, but must be video, image or custom. Choose one of them.")
+    kind = choice["template"]
     if kind == "custom":
         crop = int(choice.get("crop_start", -1))
         return custom(choice.get("text", ""), crop_start=None if crop < 0 else crop)
-    known = {"video": VIDEO, "image": IMAGE}
-    if kind not in known:
-        raise PromptError(f"template is '{kind}', but must be video, image or custom.")
-    return known[kind]
+    return {"video": VIDEO, "image": IMAGE}[kind]
 
 
 def _encoders(handle: TextEncodersHandle) -> TextEncoders:

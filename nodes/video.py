@@ -12,10 +12,14 @@ import torch
 from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
 
+from hyvideo_core.errors import HyVideoError
 from hyvideo_core.video import Frame, write_mp4
 
 from . import host
 from .handles import CATEGORY
+
+#: Longest part of a path; the usual limit of 255 bytes less the number and the suffix.
+MAX_PART_BYTES = 200
 
 
 class HyvSaveVideo(io.ComfyNode):
@@ -60,10 +64,8 @@ class HyvSaveVideo(io.ComfyNode):
     @classmethod
     def execute(cls, images: torch.Tensor, fps: float, crf: int, filename_prefix: str) -> io.NodeOutput:
         height, width = images.shape[1:3]
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            filename_prefix.replace("\\", "/"), folder_paths.get_output_directory(), width, height
-        )
-        path = _write(images, Path(folder), name, counter, fps, crf, cls._metadata())
+        folder, name, counter, subfolder = _destination(filename_prefix, width, height)
+        path = _write(images, folder, name, counter, fps, crf, cls._metadata())
         shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=shown)
 
@@ -76,6 +78,25 @@ class HyvSaveVideo(io.ComfyNode):
         if cls.hidden.prompt is not None:
             found["prompt"] = cls.hidden.prompt
         return found
+
+
+def _destination(prefix: str, width_px: int, height_px: int) -> tuple[Path, str, int, str]:
+    """Folder, name, number and subfolder of a new file. Raises ``HyVideoError`` for a prefix that is no such place."""
+    parts = prefix.replace("\\", "/").split("/")
+    try:
+        if any("\0" in part or len(part.encode()) > MAX_PART_BYTES for part in parts):
+            raise ValueError(f"a part of it is longer than {MAX_PART_BYTES} bytes or holds a null character")
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            "/".join(parts), folder_paths.get_output_directory(), width_px, height_px
+        )
+        if not name.strip(" ."):
+            raise ValueError("there is no name in it")
+    except Exception as error:  # the host raises no narrower kind
+        raise HyVideoError(
+            f"filename_prefix is {prefix[:MAX_PART_BYTES]!r}, but must be a name, or folders and a name, inside the "
+            f"output folder ({str(error).splitlines()[0]}). Use something like video/HyVideo."
+        ) from error
+    return Path(folder), name, counter, subfolder
 
 
 def _write(
