@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from hyvideo_core.text.templates import require_prompts
 from hyvideo_core.text.tokenizers import CLIP_EOS, CLIPTokenizer
 
 
@@ -24,7 +25,11 @@ class CLIPEncoder(nn.Module):
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Pooled vectors [B, D]; prompts beyond 77 tokens are cut, as in the original."""
+        """Pooled vectors [B, D]; prompts beyond 77 tokens are cut, as in the original.
+
+        Raises ``PromptError`` for no prompts.
+        """
+        require_prompts(prompts)
         device = next(self.clip.parameters()).device
         pooled = []
         for prompt in prompts:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hyvideo_core.errors import PromptError
-from hyvideo_core.text.templates import Template
+from hyvideo_core.text.templates import Template, require_prompts
 from hyvideo_core.text.tokenizers import LlamaTokenizer
 
 #: Layers at the end whose output the transformer never sees; they are not even loaded.
@@ -59,8 +59,10 @@ class MLLMEncoder(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states [B, L, D] and mask [B, L], L the longest prompt's valid tokens; padded rows are zero.
 
-        Prompts run one by one: padding costs time and, being masked, changes nothing.
+        Prompts run one by one: padding costs time and, being masked, changes nothing. Raises ``PromptError`` for no
+        prompts, and as ``tokenize``.
         """
+        require_prompts(prompts)
         rows = []
         for prompt in prompts:
             ids, crop = self.tokenize(prompt, template, truncate)

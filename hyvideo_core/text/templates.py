@@ -6,6 +6,7 @@ hidden states of exactly these.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hyvideo_core.errors import PromptError
@@ -79,6 +80,12 @@ IMAGE = Template(
     ),
     crop_start=36,
 )
+
+
+def require_prompts(prompts: Sequence[str]) -> None:
+    """Raise ``PromptError`` for no prompts, and for a lone string, which would be taken letter by letter."""
+    if isinstance(prompts, str) or not prompts:
+        raise PromptError(f"prompts is {prompts!r}, but must be a list of one prompt or more, such as ['a cat'].")
 
 
 def custom(text: str, crop_start: int | None = None) -> Template:

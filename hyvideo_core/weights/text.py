@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,10 +29,11 @@ LLAMA_3: Config = {"head_dim": 128, "rope_theta": 500000.0, "rms_norm_eps": 1e-5
 #: What the shapes of CLIP-L cannot tell. Source: openai/clip-vit-large-patch14 config.json.
 CLIP_L: Config = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 CLIP_L_WIDTH, CLIP_L_HEAD_DIM = 768, 64
+#: Activations of the CLIP text models there are.
+CLIP_ACTIVATIONS = ("quick_gelu", "gelu")
 #: What a configuration may state as a number.
-NUMBERS = (
-    "num_attention_heads", "num_hidden_layers", "head_dim", "rope_theta", "rms_norm_eps", "layer_norm_eps",
-)  # fmt: skip
+COUNTS = ("num_attention_heads", "num_hidden_layers", "head_dim")
+NUMBERS = (*COUNTS, "rope_theta", "rms_norm_eps", "layer_norm_eps")
 #: Every tensor of a Llama's layer. A file with more holds another model (Qwen's biases) or a quantised one.
 LLAMA_LAYER = {
     *(f"self_attn.{part}_proj.weight" for part in "qkvo"),
@@ -186,10 +188,11 @@ def _stated(path: str | Path, checkpoint: Checkpoint, config: Config | None) -> 
     stated["rope_theta"] = rope.get("rope_theta", stated.get("rope_theta"))
     for name in NUMBERS:
         value = stated.get(name)
-        if value is not None and (not isinstance(value, (int, float)) or value <= 0):
+        kinds = int if name in COUNTS else (int, float)
+        if value is not None and not (isinstance(value, kinds) and 0 < value < math.inf):
             raise CheckpointError(
                 f"The configuration of {checkpoint.path.name} says {name} is {value!r}, but it must be a positive "
-                "number. Download it again."
+                f"number{' without a fraction' if name in COUNTS else ''}. Download it again."
             )
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
@@ -234,13 +237,19 @@ def _clip_settings(checkpoint: Checkpoint, prefix: str, stated: Config) -> dict[
             f"{checkpoint.path.name} is a CLIP text model of width {hidden}, but CLIP-L's {CLIP_L_WIDTH} was expected. "
             "Choose clip_l.safetensors, or state num_attention_heads for a model of another width."
         )
+    activation = stated.get("hidden_act") or CLIP_L["hidden_act"]
+    if vocabulary <= CLIP_EOS or activation not in CLIP_ACTIVATIONS:
+        raise CheckpointError(
+            f"{checkpoint.path.name} is a CLIP text model with {vocabulary:,} tokens and activation {activation!r}, "
+            f"but CLIP-L's 49,408 and one of {', '.join(CLIP_ACTIVATIONS)} were expected. Choose clip_l.safetensors."
+        )
     return {
         "vocab_size": vocabulary,
         "hidden_size": hidden,
         "intermediate_size": checkpoint.shapes[prefix + "encoder.layers.0.mlp.fc1.weight"][0],
         "num_hidden_layers": _layers(checkpoint, prefix + "encoder.layers.", stated),
         "num_attention_heads": heads or hidden // CLIP_L_HEAD_DIM,
-        "hidden_act": stated.get("hidden_act") or CLIP_L["hidden_act"],
+        "hidden_act": activation,
         "layer_norm_eps": stated.get("layer_norm_eps") or CLIP_L["layer_norm_eps"],
     }
 
