@@ -144,13 +144,6 @@ def test_an_argument_wins_over_what_is_stated(
     assert torch.equal(mllm(folder, config={"rope_theta": 500000.0}).encode([PROMPT], VIDEO)[0], hidden)
 
 
-def test_clips_stated_activation_is_used(
-    tmp_path: Path, clip: Callable[..., CLIPEncoder], pooled: torch.Tensor
-) -> None:
-    file = saved(tmp_path / "clip.safetensors", CLIP, config={**CLIP_CONFIG, "hidden_act": "gelu"})
-    assert not torch.equal(clip(file).encode([PROMPT]), pooled)
-
-
 def test_the_pickle_of_a_language_model_gives_the_same_bits(
     tmp_path: Path, mllm: Callable[..., MLLMEncoder], hidden: torch.Tensor
 ) -> None:
