@@ -12,6 +12,7 @@ import torch
 from comfy_api.latest import io
 
 from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
+from hyvideo_core.errors import HyVideoError
 from hyvideo_core.model.dit import DiT
 from hyvideo_core.plan import dit_activation_bytes
 from hyvideo_core.sample import Guidance, sample
@@ -159,6 +160,11 @@ class HyvSampler(io.ComfyNode):
 def _start(latent: dict[str, Any], seed: int, sigma: float) -> torch.Tensor:
     """The latent in model space at the first noise level; noise is drawn on the CPU, the same for every device."""
     samples = latent_samples(latent, "latent")
+    if latent.get("noise_mask") is not None:
+        raise HyVideoError(
+            "latent has a noise mask, but HyVideo Sampler changes the whole latent. Connect the latent without "
+            "Set Latent Noise Mask."
+        )
     noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
     return noised(samples * HUNYUAN_VIDEO_VAE.scaling_factor, noise, sigma)
 

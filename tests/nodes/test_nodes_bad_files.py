@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import struct
 import zipfile
@@ -11,7 +12,8 @@ from pathlib import Path
 import jobs
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 
 from tools.paths import DEMO_MODELS
 
@@ -160,18 +162,51 @@ def test_weights_with_nan_are_an_error_and_not_a_black_video(studio, place):
     assert set(studio.server.base.rglob("*.mp4")) == before
 
 
-def test_a_file_replaced_between_two_jobs_is_read_again(studio, place):
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_file_replaced_between_two_jobs_is_read_again(studio, place, in_place):
     tensors = load_file(TRANSFORMER)
     path = place("diffusion_models/edited.safetensors", tensors)
     change = {"model.model": "edited.safetensors"}
     first = studio.latent(change)
     assert torch.equal(first, studio.latent())
     tensors["final_layer.linear.bias"] += 1
-    path.unlink()
-    place("diffusion_models/edited.safetensors", tensors)
+    if in_place:
+        place("diffusion_models/edited.safetensors", save(tensors))
+    else:
+        path.unlink()
+        place("diffusion_models/edited.safetensors", tensors)
     second = studio.latent(change)
     assert not torch.equal(first, second)
     assert torch.isfinite(second).all()
+
+
+def test_a_loaded_file_that_is_cut_short_is_refused_and_harms_nothing(studio, place):
+    whole = TRANSFORMER.read_bytes()
+    path = place("diffusion_models/cut.safetensors", whole)
+    change = {"model.model": "cut.safetensors"}
+    studio.latent(change)
+    os.truncate(path, len(whole) // 3)
+    message = studio.failure(jobs.text_to_latent(change))
+    assert "cut.safetensors" in message
+    assert "promises" in message
+
+
+def test_a_model_folder_is_read_and_a_missing_shard_is_named(studio, place):
+    llama = load_file(KINDS["a language model"])
+    with safe_open(KINDS["a language model"], "pt") as file:
+        config = json.loads(file.metadata()["config"])
+    names = sorted(llama)
+    halves = {"model-1.safetensors": names[: len(names) // 2], "model-2.safetensors": names[len(names) // 2 :]}
+    index = {"weight_map": {name: shard for shard, part in halves.items() for name in part}}
+    place("LLM/llava/config.json", json.dumps(config).encode())
+    place("LLM/llava/model.safetensors.index.json", json.dumps(index).encode())
+    for shard, part in halves.items():
+        path = place(f"LLM/llava/{shard}", {name: llama[name] for name in part})
+    assert torch.equal(studio.latent({"encoders.llm": "llava"}), studio.latent())
+    path.unlink()
+    message = studio.failure(as_text("llava", "llm"))
+    assert "model-2.safetensors" in message
+    assert "llava" in message
 
 
 def test_a_model_file_that_disappears_is_refused_by_name(studio, place):

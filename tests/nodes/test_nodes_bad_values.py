@@ -25,6 +25,12 @@ def combined():
     return with_node(jobs.text_to_latent({"sampler.positive": ["combined", 0]}), "combined", content)
 
 
+def masked():
+    mask = jobs.node("SolidMask", value=1.0, width=jobs.WIDTH_PX, height=jobs.HEIGHT_PX)
+    job = latent_from(jobs.node("SetLatentNoiseMask", samples=["size", 0], mask=["mask", 0]))
+    return with_node(job, "mask", mask)
+
+
 CUSTOM = {"prompt.template": "custom", "prompt.template.crop_start": -1}
 
 FAILURES = {
@@ -68,6 +74,7 @@ FAILURES = {
         latent_from(jobs.node("EmptyHunyuanLatentVideo", width=72, height=64, length=5, batch_size=1)),
         ["latent size", "[2, 8, 9]", "multiples of 16 px"],
     ),
+    "masked latent": (masked(), ["latent", "noise mask", "Set Latent Noise Mask"]),
     "outside the output folder": (
         on_video(save__filename_prefix="../../outside"),
         ["filename_prefix", "../../outside", "output folder", "video/HyVideo"],

@@ -1,0 +1,96 @@
+"""Memory of the server's process over many jobs, and what is given back on request."""
+
+from __future__ import annotations
+
+import jobs
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hyvideo_core.configs import DiTConfig
+from hyvideo_core.model.dit import DiT
+from tools.demo_model import build
+from tools.paths import DEMO_MODELS
+
+#: Allocator noise; one clip and its intermediates are a few MiB, the smallest model 13, all together 110.
+GROWTH_MIB = 60
+JOBS, WARM = 20, 5
+BIG = {**build.TRANSFORMER_CONFIG, "hidden_size": 1024, "heads": 8, "double_blocks": 1, "single_blocks": 1}
+
+
+def test_twenty_jobs_in_a_row_do_not_grow(studio):
+    levels = []
+    for number in range(JOBS):
+        changes = {
+            "sampler.seed": number,
+            "prompt.prompt": f"Scene {number}: " + "a river, " * (number % 7),
+            "size.resolution.width": 64 + 16 * (number % 3),
+            "size.frames": 5 + 4 * (number % 3),
+        }
+        assert studio.files(studio.run(jobs.text_to_video(changes)))[0].is_file()
+        levels.append(studio.rss_mib())
+    assert max(levels[WARM:]) - levels[WARM - 1] < GROWTH_MIB, levels
+
+
+def test_twenty_jobs_queued_at_once_all_succeed(studio):
+    ids = [studio.client.queue(jobs.text_to_video({"sampler.seed": 100 + n})) for n in range(JOBS)]
+    names = [studio.files(studio.client.wait(prompt_id, timeout_s=120)["outputs"])[0] for prompt_id in ids]
+    assert len(set(names)) == JOBS
+
+
+def test_alternating_models_do_not_pile_up(studio, place):
+    transformer = load_file(DEMO_MODELS / "diffusion_models" / jobs.MODEL)
+    vae = load_file(DEMO_MODELS / "vae" / jobs.VAE)
+    place("diffusion_models/second.safetensors", transformer)
+    # The toy VAE's norm groups are not in its shapes.
+    build.write(place("vae/second.safetensors", b""), vae, {"config": '{"norm_num_groups": 32}'})
+    levels, frames = [], {}
+    for number in range(12):
+        second = bool(number % 2)
+        changes = {"model.model": "second.safetensors", "vae.vae": "second.safetensors"} if second else {}
+        levels.append(studio.rss_mib())
+        frames.setdefault(second, studio.images(changes | {"sampler.seed": 1}))
+        studio.drop_results()
+    assert (frames[True] == frames[False]).all()
+    assert max(levels[4:]) - levels[3] < GROWTH_MIB, levels
+
+
+@pytest.fixture(scope="module")
+def big_transformer():
+    """A transformer of some 300 MiB in float32."""
+    return build.tensors(DiT(DiTConfig(**BIG)), torch.float32)
+
+
+@pytest.mark.parametrize(("dtype", "share"), [("bfloat16", 0.5), ("float32", 1.0)])
+def test_free_gives_a_big_model_back(studio, place, big_transformer, dtype, share):
+    size_mib = share * sum(tensor.nbytes for tensor in big_transformer.values()) / 2**20
+    assert size_mib > 120
+    place("diffusion_models/big.safetensors", big_transformer)
+    changes = {"model.model": "big.safetensors", "model.dtype": dtype}
+    studio.latent()
+    studio.release()
+    before = studio.rss_mib()
+    first = studio.latent(changes)
+    loaded = studio.rss_mib()
+    assert loaded - before > 0.9 * size_mib
+    studio.release()
+    assert studio.rss_mib() - before < GROWTH_MIB, (before, loaded, studio.rss_mib())
+    assert torch.equal(studio.latent(changes), first)
+
+
+def test_choosing_another_model_gives_the_first_one_back(studio, place, big_transformer):
+    place("diffusion_models/big.safetensors", big_transformer)
+    studio.latent({"sampler.seed": 21})
+    before = studio.rss_mib()
+    studio.latent({"sampler.seed": 22, "model.model": "big.safetensors"})
+    assert studio.rss_mib() - before > 100
+    studio.latent({"sampler.seed": 23})
+    assert studio.rss_mib() - before < GROWTH_MIB
+
+
+def test_unloading_while_results_are_kept_reloads_for_the_next_job(studio):
+    first = studio.latent()
+    studio.client.free(unload_models=True, free_memory=False)
+    again = studio.latent({"sampler.seed": 31})
+    assert torch.isfinite(again).all()
+    assert not torch.equal(again, first)
