@@ -29,8 +29,6 @@ LLAMA_3: Config = {"head_dim": 128, "rope_theta": 500000.0, "rms_norm_eps": 1e-5
 #: What the shapes of CLIP-L cannot tell. Source: openai/clip-vit-large-patch14 config.json.
 CLIP_L: Config = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 CLIP_L_WIDTH, CLIP_L_HEAD_DIM = 768, 64
-#: Activations of the CLIP text models there are.
-CLIP_ACTIVATIONS = ("quick_gelu", "gelu")
 #: What a configuration may state as a number.
 COUNTS = ("num_attention_heads", "num_hidden_layers", "head_dim")
 NUMBERS = (*COUNTS, "rope_theta", "rms_norm_eps", "layer_norm_eps")
@@ -238,10 +236,10 @@ def _clip_settings(checkpoint: Checkpoint, prefix: str, stated: Config) -> dict[
             "Choose clip_l.safetensors, or state num_attention_heads for a model of another width."
         )
     activation = stated.get("hidden_act") or CLIP_L["hidden_act"]
-    if vocabulary <= CLIP_EOS or activation not in CLIP_ACTIVATIONS:
+    if vocabulary <= CLIP_EOS or activation != CLIP_L["hidden_act"]:
         raise CheckpointError(
             f"{checkpoint.path.name} is a CLIP text model with {vocabulary:,} tokens and activation {activation!r}, "
-            f"but CLIP-L's 49,408 and one of {', '.join(CLIP_ACTIVATIONS)} were expected. Choose clip_l.safetensors."
+            f"but CLIP-L's 49,408 and {CLIP_L['hidden_act']!r} were expected. Choose clip_l.safetensors."
         )
     return {
         "vocab_size": vocabulary,
