@@ -57,7 +57,8 @@ def _real_files() -> Files:
         clip: f"{HUB}/text_encoders/{clip}",
         vae: f"{HUB}/vae/{vae}",
     }
-    lines = [f"- `models/{url.rsplit('/', 2)[1]}` ← [{file}]({url})" for file, url in urls.items()]
+    sizes = {model: "25.6 GB", llm: "16.1 GB", clip: "246 MB", vae: "493 MB"}
+    lines = [f"- **models/{url.rsplit('/', 2)[1]}**: [{file}]({url}), {sizes[file]}" for file, url in urls.items()]
     note = "\n".join(["Download each file into its folder, then press **R** to refresh the lists.", "", *lines])
     return Files(model, vae, llm, clip, "Model files", note, urls)
 
@@ -70,7 +71,7 @@ DEMO = Files(
     "hyvideo_demo_clip.safetensors",
     "Demo",
     "A toy model with random weights: it shows that everything works, and the result is **coloured noise**.\n\n"
-    "For real videos open the template `hyvideo_t2v`.",
+    "For real videos open the template **hyvideo_t2v**.",
 )
 
 
@@ -110,12 +111,12 @@ def own_nodes(files: Files, scale: Scale, name: str) -> Graph:
                 "template": "image" if is_image else "video",
             },
             1,
-            380,
+            250,
             "Prompt",
         ),
         "size": _empty_latent(scale),
         "sampler": _sampler(scale, Link("model"), Link("prompt"), Link("prompt", 1)),
-        "decode": Node("HyvDecode", {"vae": Link("vae"), "latent": Link("sampler"), **scale.tiling}, 2, 200),
+        "decode": Node("HyvDecode", {"vae": Link("vae"), "latent": Link("sampler"), **scale.tiling}, 2, 260),
         "save": _save_image(name) if is_image else _save_video(name),
     }
 
@@ -136,13 +137,13 @@ def native_nodes(files: Files, scale: Scale, name: str) -> Graph:
         "guidance": Node("FluxGuidance", {"conditioning": Link("prompt"), "guidance": 6.0}, 1, 80),
         "size": _empty_latent(scale),
         "sampler": _sampler(scale, Link("model"), Link("guidance"), None),
-        "decode": Node("VAEDecodeTiled", {"samples": Link("sampler"), "vae": Link("vae"), **tiling}, 2, 200),
-        "video": Node("CreateVideo", {"images": Link("decode"), "fps": 24.0}, 3, 110),
+        "decode": Node("VAEDecodeTiled", {"samples": Link("sampler"), "vae": Link("vae"), **tiling}, 2, 260),
+        "video": Node("CreateVideo", {"images": Link("decode"), "fps": 24.0, "bit_depth": 8}, 3, 110),
         "save": Node(
             "SaveVideo",
             {"video": Link("video"), "filename_prefix": f"video/{name}", "format": "auto", "codec": "auto"},
             3,
-            530,
+            560,
         ),
     }
 
@@ -153,7 +154,7 @@ def _load_model(files: Files) -> Node:
 
 def _empty_latent(scale: Scale) -> Node:
     inputs = {**scale.resolution, "frames": scale.frames, "batch_size": 1}
-    return Node("HyvEmptyLatent", inputs, 1, 210, "Size and length")
+    return Node("HyvEmptyLatent", inputs, 1, 200, "Size and length")
 
 
 def _sampler(scale: Scale, model: Link, positive: Link, negative: Link | None) -> Node:
@@ -173,16 +174,16 @@ def _sampler(scale: Scale, model: Link, positive: Link, negative: Link | None) -
     }
     if negative is not None:
         inputs["negative"] = negative
-    return Node("HyvSampler", inputs, 2, 430)
+    return Node("HyvSampler", inputs, 2, 410)
 
 
 def _save_video(name: str) -> Node:
     inputs = {"images": Link("decode"), "fps": 24.0, "crf": 16, "filename_prefix": f"video/{name}"}
-    return Node("HyvSaveVideo", inputs, 3, 690)
+    return Node("HyvSaveVideo", inputs, 3, 724)
 
 
 def _save_image(name: str) -> Node:
-    return Node("SaveImage", {"images": Link("decode"), "filename_prefix": f"image/{name}"}, 3, 690)
+    return Node("SaveImage", {"images": Link("decode"), "filename_prefix": f"image/{name}"}, 3, 724)
 
 
 #: Every shipped workflow by its file name.
