@@ -25,6 +25,11 @@ def combined():
     return with_node(jobs.text_to_latent({"sampler.positive": ["combined", 0]}), "combined", content)
 
 
+def without_pooled_output():
+    job = jobs.text_to_latent({"sampler.positive": ["bare", 0]})
+    return with_node(job, "bare", jobs.node("LotusConditioning"))
+
+
 def masked():
     mask = jobs.node("SolidMask", value=1.0, width=jobs.WIDTH_PX, height=jobs.HEIGHT_PX)
     job = latent_from(jobs.node("SetLatentNoiseMask", samples=["size", 0], mask=["mask", 0]))
@@ -73,6 +78,10 @@ FAILURES = {
     "latent of odd size": (
         latent_from(jobs.node("EmptyHunyuanLatentVideo", width=72, height=64, length=5, batch_size=1)),
         ["latent size", "[2, 8, 9]", "multiples of 16 px"],
+    ),
+    "no pooled output": (
+        without_pooled_output(),
+        ["positive has no pooled output", "CLIP-L", "HyVideo Encode Prompt"],
     ),
     "masked latent": (masked(), ["latent", "noise mask", "Set Latent Noise Mask"]),
     "outside the output folder": (

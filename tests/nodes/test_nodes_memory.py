@@ -14,12 +14,12 @@ from tools.paths import DEMO_MODELS
 
 #: Allocator noise; one clip and its intermediates are a few MiB, the smallest model 13, all together 110.
 GROWTH_MIB = 60
-JOBS, WARM = 20, 5
+JOBS = 20
 BIG = {**build.TRANSFORMER_CONFIG, "hidden_size": 1024, "heads": 8, "double_blocks": 1, "single_blocks": 1}
 
 
-def test_twenty_jobs_in_a_row_do_not_grow(studio):
-    levels = []
+def test_twenty_queued_jobs_succeed_without_growth(studio):
+    ids = []
     for number in range(JOBS):
         changes = {
             "sampler.seed": number,
@@ -27,15 +27,14 @@ def test_twenty_jobs_in_a_row_do_not_grow(studio):
             "size.resolution.width": 64 + 16 * (number % 3),
             "size.frames": 5 + 4 * (number % 3),
         }
-        assert studio.files(studio.run(jobs.text_to_video(changes)))[0].is_file()
+        ids.append(studio.client.queue(jobs.text_to_video(changes)))
+    levels, files = [], set()
+    for prompt_id in ids:
+        files.update(studio.files(studio.client.wait(prompt_id, timeout_s=120)["outputs"]))
         levels.append(studio.rss_mib())
-    assert max(levels[WARM:]) - levels[WARM - 1] < GROWTH_MIB, levels
-
-
-def test_twenty_jobs_queued_at_once_all_succeed(studio):
-    ids = [studio.client.queue(jobs.text_to_video({"sampler.seed": 100 + n})) for n in range(JOBS)]
-    names = [studio.files(studio.client.wait(prompt_id, timeout_s=120)["outputs"])[0] for prompt_id in ids]
-    assert len(set(names)) == JOBS
+    assert len(files) == JOBS
+    # Read while the next job already runs, so a level is only comparable with the highest of several.
+    assert max(levels[JOBS // 2 :]) - max(levels[: JOBS // 2]) < GROWTH_MIB, levels
 
 
 def test_alternating_models_do_not_pile_up(studio, place):
@@ -45,7 +44,7 @@ def test_alternating_models_do_not_pile_up(studio, place):
     # The toy VAE's norm groups are not in its shapes.
     build.write(place("vae/second.safetensors", b""), vae, {"config": '{"norm_num_groups": 32}'})
     levels, frames = [], {}
-    for number in range(12):
+    for number in range(8):
         second = bool(number % 2)
         changes = {"model.model": "second.safetensors", "vae.vae": "second.safetensors"} if second else {}
         levels.append(studio.rss_mib())

@@ -117,6 +117,12 @@ def test_lower_denoise_stays_closer_to_the_video_it_starts_from(studio):
     assert distance[0] < 0.5 * distance[-1]
 
 
+def test_next_to_no_denoise_gives_the_video_back(studio):
+    start = studio.saved_latent(jobs.changed(jobs.video_to_latent(), {"save.samples": ["encode", 0]}))
+    hardly = {"sampler.denoise": 0.01, "sampler.steps": 1, "sampler.shift": 0.01}
+    torch.testing.assert_close(studio.saved_latent(jobs.video_to_latent(hardly)), start, atol=0.02, rtol=0.02)
+
+
 def test_full_denoise_forgets_the_video_it_starts_from(studio, latent):
     assert torch.equal(studio.saved_latent(jobs.video_to_latent()), latent())
 

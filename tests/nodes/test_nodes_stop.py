@@ -97,7 +97,7 @@ def test_a_stop_takes_effect_while_decoding(studio, tiling):
 
 def test_a_stop_while_saving_leaves_no_file_and_no_encoder(studio):
     job = {
-        "picture": jobs.node("EmptyImage", width=1024, height=1024, batch_size=240, color=0),
+        "picture": jobs.node("EmptyImage", width=1024, height=1024, batch_size=120, color=0),
         "save": jobs.node("HyvSaveVideo", images=["picture", 0], fps=24.0, crf=0, filename_prefix="stopped/clip"),
     }
     prompt_id = studio.client.queue(job)
