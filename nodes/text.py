@@ -13,7 +13,7 @@ from hyvideo_core.text import IMAGE, VIDEO, Template, TextEncoders, custom
 from hyvideo_core.weights import load_clip, load_mllm, size_on_disk_bytes
 
 from . import host
-from .adapt import to_host_conditioning
+from .adapt import HostConditioning, to_host_conditioning
 from .handles import CATEGORY, HyvTextEncoders, TextEncodersHandle
 
 #: Room for the activations of a 350-token prompt in an 8B language model.
@@ -99,10 +99,18 @@ class HyvEncodePrompt(io.ComfyNode):
             raise PromptError("prompt is empty, but there must be something to show. Write what the video shows.")
         chosen = _template(template)
         encoders = _encoders(text_encoders)
-        host.check_interrupt()
-        positive = encoders.encode([prompt], chosen)
-        host.check_interrupt()
-        return io.NodeOutput(to_host_conditioning(positive), to_host_conditioning(encoders.encode([negative], chosen)))
+        return io.NodeOutput(
+            _encoded(encoders, chosen, "prompt", prompt), _encoded(encoders, chosen, "negative", negative)
+        )
+
+
+def _encoded(encoders: TextEncoders, template: Template, field: str, prompt: str) -> HostConditioning:
+    """One prompt, with the field's name before whatever is wrong with it."""
+    host.check_interrupt()
+    try:
+        return to_host_conditioning(encoders.encode([prompt], template))
+    except PromptError as error:
+        raise PromptError(f"{field}: {error}") from error
 
 
 def _template(choice: dict[str, Any] | None) -> Template:

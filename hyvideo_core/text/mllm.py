@@ -37,7 +37,8 @@ class MLLMEncoder(nn.Module):
         ids = self.tokenizer.encode(filled)
         crop = template.crop_start
         if crop is None:
-            crop = self.tokenizer.tokens_within(filled, len(template.before))
+            # The last token always stays: an empty negative prompt is a prompt too.
+            crop = min(self.tokenizer.tokens_within(filled, len(template.before)), len(ids) - 1)
         if len(ids) > template.max_length and not truncate:
             room = template.max_length - len(self.tokenizer.encode(template.fill("")))
             excess = len(ids) - template.max_length

@@ -70,6 +70,11 @@ def test_a_custom_template_finds_the_crop_that_the_official_one_states(
     assert encoder.tokenize("A cat", custom(template.text)) == encoder.tokenize("A cat", template)
 
 
+def test_a_custom_template_that_ends_with_the_prompt_takes_an_empty_one(encoder: MLLMEncoder) -> None:
+    ids, crop = encoder.tokenize("", custom("Describe: {}"))
+    assert crop == len(ids) - 1
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
