@@ -25,8 +25,9 @@ class FileVersion:
     @classmethod
     def of(cls, path: str | Path) -> FileVersion:
         """The version on disk now."""
-        status = Path(path).stat()
-        return cls(Path(path), status.st_size, status.st_mtime_ns)
+        path = Path(path)
+        statuses = [file.stat() for file in (path, *(path.iterdir() if path.is_dir() else ()))]
+        return cls(path, sum(s.st_size for s in statuses), max(s.st_mtime_ns for s in statuses))
 
     def __str__(self) -> str:
         """For the host's fingerprints, which end up as JSON inside saved files: no folder names."""

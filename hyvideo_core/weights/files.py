@@ -108,8 +108,8 @@ def open_folder(path: str | Path) -> Checkpoint:
     names = {file.name for file in folder.glob("*.safetensors")}
     if index is not None:
         try:
-            names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
+            names = {folder.joinpath(name).name for name in json.loads(index.read_text("utf-8"))["weight_map"].values()}
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise CheckpointError(f"{index} is not a shard index ({error!r}). Download it again.") from error
     missing = sorted(name for name in names if not (folder / name).is_file())
     if missing or not names:

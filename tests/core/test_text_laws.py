@@ -157,7 +157,10 @@ def test_transformers_is_not_imported_before_it_is_needed(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-@pytest.mark.parametrize("content", ["", "{", "<html>404</html>", '{"weight_map": 3}', '{"weights": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "<html>404</html>", "[]", "null", '{"weight_map": 3}', '{"weight_map": {"a": 5}}', '{"weights": {}}'],
+)
 def test_a_damaged_shard_index_is_named(tmp_path: Path, content: str) -> None:
     folder = saved_shards(tmp_path / "llava", LLAMA, LLAMA_CONFIG)
     (folder / "model.safetensors.index.json").write_text(content)
