@@ -33,5 +33,4 @@ if __package__:
     _provide_core()
     from .nodes import comfy_entrypoint
 
-    WEB_DIRECTORY = "./web"
-    __all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]
+    __all__ = ["comfy_entrypoint"]
