@@ -20,6 +20,9 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 # The server inherits it: threads gain nothing on tensors this small, and cost much on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A fixed threshold: every tensor of a MiB has a mapping of its own, which goes when it is freed. glibc otherwise raises
+# the threshold with use and keeps freed tensors in its lists, so memory readings would speak of glibc.
+os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))
 
 import jobs
 
