@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from hyvideo_core.errors import CheckpointError
+from hyvideo_core.ops import Stored
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 #: Nestings under which official pickles hide their state dict.
@@ -49,6 +50,10 @@ class Checkpoint(Mapping[str, torch.Tensor]):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         raise KeyError(name)
+
+    def stored(self, name: str) -> Stored:
+        """A tensor as the file holds it, packed perhaps; ``[name]`` gives its numbers."""
+        return Stored(self[name])
 
 
 class SafetensorsCheckpoint(Checkpoint):
