@@ -56,6 +56,7 @@ class HostedModule(ModelPatcher):
         """Load everything; returns the bytes that took."""
         if self.model.content is not None:
             return 0
+        logger.info("reading the weights of %s", type(self.model).__name__)
         module = self._read(device_to)
         self.size = sum(p.numel() * p.element_size() for p in module.parameters())
         self.model.content = module
@@ -70,8 +71,9 @@ class HostedModule(ModelPatcher):
         return freed
 
     def detach(self, unpatch_all: bool = True) -> torch.nn.Module:
-        """The host wants the module gone: release it and forget it."""
-        self.partially_unload(self.offload_device)
+        """The host forgets this entry; it wants the weights gone too unless it only registers them anew."""
+        if unpatch_all:
+            self.partially_unload(self.offload_device)
         return self.model
 
     def model_dtype(self) -> torch.dtype | None:
