@@ -17,6 +17,13 @@ from hyvideo_core.errors import GeometryError, HyVideoError
 
 Frame = NDArray[np.uint8]
 
+#: Players take untagged video of HD size for BT.709, but swscale converts by BT.601 unless it is told: the colours are
+#: converted by BT.709 whatever the size, and the file says so. Old versions of ffmpeg tag by the options alone, new ones
+#: (since 7) by what the filters say.
+_TAGS = {"color_primaries": "bt709", "color_trc": "bt709", "colorspace": "bt709"}
+_CONVERT = "scale=out_color_matrix=bt709:out_range=tv,setparams=" + ":".join(f"{k}={v}" for k, v in _TAGS.items())
+_BT709 = ["-vf", _CONVERT, *(part for key, value in _TAGS.items() for part in (f"-{key}", value))]
+
 
 def write_mp4(
     frames: Iterable[Frame],
@@ -26,7 +33,7 @@ def write_mp4(
     crf: int = 16,
     metadata: Mapping[str, object] | None = None,
 ) -> None:
-    """Write RGB frames [H, W, 3] to ``path`` as H.264, yuv420p, with ``metadata`` as JSON tags.
+    """Write RGB frames [H, W, 3] to ``path`` as H.264, yuv420p in BT.709, with ``metadata`` as JSON tags.
 
     ``crf`` 0 (lossless to the eye and huge) to 51. Frames are encoded as they come; odd sides are padded by
     repeating the last row or column, since yuv420p needs even ones. The file appears only when it is
@@ -63,7 +70,7 @@ def _encode(frames: Iterable[Frame], path: Path, fps: float, crf: int) -> None:
         codec="libx264",
         quality=None,
         macro_block_size=1,
-        output_params=["-crf", str(crf), "-preset", "medium", "-movflags", "+faststart"],
+        output_params=["-crf", str(crf), "-preset", "medium", "-movflags", "+faststart", *_BT709],
         ffmpeg_log_level="error",
     )
     writer.send(None)
