@@ -18,8 +18,8 @@ from hyvideo_core.errors import GeometryError, HyVideoError
 Frame = NDArray[np.uint8]
 
 #: Players take untagged video of HD size for BT.709, but swscale converts by BT.601 unless it is told: the colours are
-#: converted by BT.709 whatever the size, and the file says so. Old versions of ffmpeg tag by the options alone, new ones
-#: (since 7) by what the filters say.
+#: converted by BT.709 whatever the size, and the file says so. Old versions of ffmpeg tag by the options alone, those
+#: since 7 by what the filters say.
 _TAGS = {"color_primaries": "bt709", "color_trc": "bt709", "colorspace": "bt709"}
 _CONVERT = "scale=out_color_matrix=bt709:out_range=tv,setparams=" + ":".join(f"{k}={v}" for k, v in _TAGS.items())
 _BT709 = ["-vf", _CONVERT, *(part for key, value in _TAGS.items() for part in (f"-{key}", value))]
