@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -28,6 +29,12 @@ def use_safe_encoding() -> None:
             stream.reconfigure(errors="replace")
 
 
+def rewrite(text: str) -> None:
+    """Show ``text`` in place of the terminal's current line, cut to its width: a longer one would wrap and stay."""
+    width = min(LINE_WIDTH, shutil.get_terminal_size().columns - 1)
+    print(f"\r{' '.join(text.split())[:width]:<{width}}", end="", flush=True)
+
+
 @contextmanager
 def step(title: str, detail: Callable[[], str] = lambda: "") -> Iterator[None]:
     """Show ``title`` with the elapsed seconds while the block runs, and its outcome afterwards."""
@@ -36,11 +43,11 @@ def step(title: str, detail: Callable[[], str] = lambda: "") -> Iterator[None]:
     live = sys.stdout.isatty()
 
     def line(sign: str, note: str = "") -> str:
-        return f"{sign} {title} ({time.monotonic() - start:.0f} s) {note}"[:LINE_WIDTH].rstrip()
+        return f"{sign} {title} ({time.monotonic() - start:.0f} s) {note}".rstrip()
 
     def refresh() -> None:
         while not done.wait(REFRESH_S):
-            print(f"\r{line('…', detail()):<{LINE_WIDTH}}", end="", flush=True)
+            rewrite(line("…", detail()))
 
     ticker = threading.Thread(target=refresh, daemon=True)
     if live:
@@ -55,8 +62,8 @@ def step(title: str, detail: Callable[[], str] = lambda: "") -> Iterator[None]:
         done.set()
         if live:
             ticker.join()
-            print("\r", end="")
-        print(f"{line(sign):<{LINE_WIDTH if live else 0}}", flush=True)
+            rewrite(line(sign))
+        print("" if live else line(sign), flush=True)
 
 
 def tail(path: Path, lines: int = TAIL_LINES) -> str:

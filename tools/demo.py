@@ -6,10 +6,11 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from tools.client import ComfyClient, ComfyError, Event, ExecutionFailed, Json
-from tools.console import LINE_WIDTH, ToolError, step
+from tools.console import ToolError, rewrite, step
 from tools.demo_model import build
 from tools.paths import DEMO_BASE, DEMO_MODELS, WORKFLOWS
 from tools.server import Server
@@ -84,8 +85,9 @@ def follow(client: ComfyClient, graph: Json) -> Json:
     """Queue the workflow, show its progress, and return the run's record."""
     prompt_id = client.queue(graph)
     live = sys.stdout.isatty()
+    show = rewrite if live else partial(print, flush=True)
     for line in progress_lines(client.follow(prompt_id), graph, every_step=live):
-        print(f"\r{line:<{LINE_WIDTH}}" if live else line, end="" if live else "\n", flush=True)
+        show(line)
     if live:
         print()
     return client.history(prompt_id) or {}
