@@ -21,6 +21,8 @@ GOOD, BAD, INFO = "✓", "✗", "·"
 PACKAGES = ("torch", "transformers", "safetensors", "av", "imageio-ffmpeg", "comfyui-frontend-package")
 REQUIRED = ("torch", "transformers", "safetensors")
 GIB = 1024**3
+#: Of the transformer.
+HEAD_DIM = 128
 SETUP_REMEDY = "run: python tools/dev.py demo"
 
 
@@ -145,16 +147,18 @@ def report_devices() -> None:
 
 
 def report_attention() -> bool:
-    """Which attention kernels give right results here; False if none does."""
+    """Which attention kernels give right results here, and which one auto means; False if none does."""
     import torch
 
     sys.path.insert(0, str(ROOT))
     from hyvideo_core import attention
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    kernels = attention.available(device)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kernels = attention.available(device, torch.bfloat16, HEAD_DIM)
     for kernel in kernels:
-        say(GOOD if kernel.ok else BAD, f"{kernel.name} on {device}{'' if kernel.ok else ': ' + kernel.reason}")
+        sign = GOOD if kernel.ok else BAD if kernel.wrong else INFO
+        say(sign, f"{kernel.name} on {device}{'' if kernel.ok else ': ' + kernel.reason}")
+    say(INFO, f"auto is {attention.choose(device, torch.bfloat16, HEAD_DIM)}")
     return any(kernel.ok for kernel in kernels)
 
 

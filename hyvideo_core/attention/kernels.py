@@ -1,9 +1,15 @@
-"""The attention kernels. Each is exact softmax attention; they differ in speed, memory and hardware."""
+"""The attention kernels made of torch alone. Each is exact softmax attention; they differ in speed and hardware."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+#: q, k, v [B, L, N, D] → [B, L, N, D].
+AttentionKernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 #: Scores of one query chunk may take this much; small enough for caches, large enough for full-speed GEMMs.
 SCORES_BYTES = 64 * 2**20
@@ -13,6 +19,30 @@ def sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """torch's scaled dot product attention with whichever of its kernels fits (flash, cuDNN, efficient)."""
     out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
     return out.transpose(1, 2)
+
+
+def sdpa_flash(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """torch's own FlashAttention 2 and nothing else; ``RuntimeError`` where this torch or device has none."""
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        return sdpa(q, k, v)
+
+
+def sdpa_efficient(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """torch's memory-efficient attention and nothing else; ``RuntimeError`` where this torch or device has none."""
+    with sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION):
+        return sdpa(q, k, v)
+
+
+def sdpa_cudnn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """cuDNN's attention through torch and nothing else; ``RuntimeError`` where this torch or device has none.
+
+    Builds a plan for each new length, some tenths of a second, on its first call.
+    """
+    if k.shape[1] == 1:
+        # torch refuses cuDNN a single key (sdp_utils.cpp, check_cudnn_tensor_shapes); its value is the result.
+        return v.expand_as(q).clone()
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        return sdpa(q, k, v)
 
 
 def chunked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from golden_data import GOLDEN, golden, of_case, rel_l2
-from hyvideo_core.attention import available
+from hyvideo_core.attention import available, choose, resolve
+from hyvideo_core.attention.registry import KERNELS
 from hyvideo_core.sample import Guidance, flow_sigmas, sample
 from hyvideo_core.types import Conditioning
 from hyvideo_core.vae import Tiling
@@ -56,9 +57,30 @@ def test_a_tile_larger_than_the_clip_changes_nothing() -> None:
     assert torch.equal(vae.decode(latent), vae.decode(latent, Tiling(256, 64, 0.25)))
 
 
-def test_every_attention_kernel_works_or_says_why_not() -> None:
-    for report in available("cuda", torch.bfloat16):
-        assert report.ok or report.reason
+def test_no_attention_kernel_gives_wrong_results_and_those_that_do_not_run_say_why() -> None:
+    reports = available("cuda", torch.bfloat16)
+    assert not [report for report in reports if report.wrong]
+    assert all(report.ok or report.reason for report in reports)
+    assert {"sdpa", "chunked"} <= {report.name for report in reports if report.ok}
+
+
+@pytest.mark.parametrize("name", ["auto", *KERNELS])
+def test_every_attention_kernel_that_runs_here_is_near_float32_at_four_thousand_tokens(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    device = torch.device("cuda")
+    name = choose(device, torch.bfloat16, 128) if name == "auto" else name
+    report = {report.name: report for report in available(device, torch.bfloat16, 128)}[name]
+    if not report.ok:
+        pytest.skip(f"{name}: {report.reason}")
+    qkv = torch.randn(3, 1, 4097, 24, 128, device=device, dtype=torch.bfloat16)
+    kept = qkv.clone()
+    out = resolve(name, device, torch.bfloat16, 128)(*qkv.unbind(0))
+    q, k, v = (part.float().transpose(1, 2) for part in kept.unbind(0))
+    exact = ((q @ k.mT * 128**-0.5).softmax(-1) @ v).transpose(1, 2)
+    assert rel_l2(out, exact) <= 2e-2 + KERNELS[name].quantisation_error
+    assert torch.equal(qkv, kept)
 
 
 def test_a_closed_run_leaves_nothing_on_the_device() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hyvideo_core import attention
 from tools import doctor, model_files
 from tools.console import ToolError
 from tools.paths import ROOT
@@ -113,6 +114,24 @@ def test_a_part_that_fails_is_reported_and_does_not_end_the_report(
 
     assert doctor.section("Devices", fail) is None
     assert str(error) in capsys.readouterr().out
+
+
+def test_a_kernel_that_is_absent_is_told_from_one_that_is_wrong(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports = [
+        attention.Report("sdpa", True, ""),
+        attention.Report("flash2", False, "flash_attn is not installed"),
+        attention.Report("sage2", False, "relative error 1.2", wrong=True),
+    ]
+    monkeypatch.setattr(attention, "available", lambda *_: reports)
+    monkeypatch.setattr(attention, "choose", lambda *_: "sdpa")
+    assert doctor.report_attention()
+    lines = capsys.readouterr().out.splitlines()
+    signs = [line.split()[0] for line in lines]
+    assert signs == [doctor.GOOD, doctor.INFO, doctor.BAD, doctor.INFO]
+    assert "flash_attn is not installed" in lines[1]
+    assert lines[-1].endswith("auto is sdpa")
 
 
 @pytest.mark.parametrize(
