@@ -33,10 +33,18 @@ def locate() -> Path | None:
                 "Set it to the folder that holds ComfyUI's main.py, or unset it to use a fresh ComfyUI."
             )
         return path
-    enclosing = ROOT.parent.parent
-    if ROOT.parent.name == "custom_nodes" and is_comfyui(enclosing):
-        return enclosing
-    return HOST_COMFYUI if is_comfyui(HOST_COMFYUI) else None
+    return enclosing() or (HOST_COMFYUI if is_comfyui(HOST_COMFYUI) else None)
+
+
+def enclosing() -> Path | None:
+    """The ComfyUI in whose ``custom_nodes`` this pack lies."""
+    root = ROOT.parent.parent
+    return root if ROOT.parent.name == "custom_nodes" and is_comfyui(root) else None
+
+
+def is_users_own() -> bool:
+    """Whether the ComfyUI to use is the user's, which runs with a Python of its own."""
+    return bool(os.environ.get(VARIABLE)) or enclosing() is not None
 
 
 def is_comfyui(path: Path) -> bool:

@@ -10,6 +10,7 @@ python tools/dev.py workflows write workflows/ anew after a change of nodes or g
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools import console, environment
+from tools import comfyui, console, environment
 from tools.paths import DEMO_OUTPUT, venv_python
 
 DEFAULT_PROMPT = "A cat walks on the grass, realistic style."
@@ -89,8 +90,9 @@ def run(arguments: argparse.Namespace, pytest_args: list[str], host: Path) -> in
 
 
 def run_doctor(argv: list[str]) -> int:
-    """Run the doctor in the environment if there is one, else with this very Python (ComfyUI's own, perhaps)."""
-    if environment.is_ready() and not environment.inside_venv():
+    """Run the doctor where ComfyUI runs: in this Python if it may be that of the user's ComfyUI, else in ours."""
+    may_be_comfyuis = comfyui.is_users_own() and importlib.util.find_spec("torch") is not None
+    if environment.is_ready() and not environment.inside_venv() and not may_be_comfyuis:
         return continue_in_venv(argv)
     from tools import doctor
 

@@ -18,38 +18,57 @@ from tools.model_files import Found
 from tools.paths import HOST_BASE, ROOT
 
 GOOD, BAD, INFO = "✓", "✗", "·"
-PACKAGES = ("torch", "transformers", "safetensors", "av", "imageio-ffmpeg", "comfyui-frontend-package")
-REQUIRED = ("torch", "transformers", "safetensors")
+PACKAGES = ("torch", "transformers", "safetensors", "imageio-ffmpeg", "av", "comfyui-frontend-package")
+REQUIRED = ("torch", "transformers", "safetensors", "imageio-ffmpeg")
 GIB = 1024**3
 #: Of the transformer.
 HEAD_DIM = 128
-SETUP_REMEDY = "run: python tools/dev.py demo"
+#: 12.8 billion parameters in bfloat16.
+TRANSFORMER_BYTES = 25.6e9
+#: Width, height and frames of the first video that the README leads to.
+FIRST_VIDEO = (960, 544, 129)
 
 
 def run() -> int:
     """Print the report; 0 if a first video is possible here, 1 otherwise."""
     host = section("ComfyUI", report_comfyui)
-    software = section("Software", report_software)
-    section("Devices", report_devices)
-    kernels = section("Attention kernels", report_attention)
+    software = section("Software", lambda: report_software(host))
+    without = missing_torch()
+    section("Devices", report_devices, without)
+    kernels = section("Attention kernels", report_attention, without)
+    fits = section("Memory", report_memory, without)
     models = section("Model files", lambda: report_models(host))
     demo = section("Demo model", report_demo)
     print("\nVerdict")
-    return verdict(bool(host), bool(software), bool(kernels), bool(models), bool(demo))
+    return verdict(bool(host and software and kernels), bool(models), bool(fits), bool(demo))
 
 
-def verdict(host: bool, software: bool, kernels: bool, models: bool, demo: bool) -> int:
+def verdict(works: bool, models: bool, fits: bool, demo: bool) -> int:
     """Print what is possible and return the exit code."""
-    works = host and software and kernels
     if not works:
-        say(BAD, f"No video is possible yet: see the lines marked {BAD} above, or {SETUP_REMEDY}")
+        say(BAD, f"No video is possible yet, see the lines marked {BAD} above")
         return 1
-    say(
-        GOOD if models else BAD,
-        f"Videos with the real model: {'possible' if models else 'files are missing, see above'}",
-    )
-    say(GOOD if demo else BAD, f"The demo: {'ready' if demo else SETUP_REMEDY}")
-    return 0 if models or demo else 1
+    problems = [
+        text for text, good in (("the files are missing", models), ("no GPU has enough memory", fits)) if not good
+    ]
+    found = f"not possible here, since {' and '.join(problems)}, see above" if problems else "possible"
+    say(BAD if problems else GOOD, f"Videos with the real model: {found}")
+    state = "ready" if demo else "not built; " + dev_command("demo")
+    say(GOOD if demo else INFO, f"The demo with a toy model: {state}")
+    return 0 if demo or not problems else 1
+
+
+def dev_command(name: str) -> str:
+    """The words that tell the user to run one of ``dev.py``'s commands."""
+    script = Path("tools") / "dev.py"
+    return f"run: {environment.this_python()} {script if Path.cwd() == ROOT else ROOT / script} {name}"
+
+
+def missing_torch() -> str:
+    """Why nothing that needs torch can be examined; empty if it can."""
+    if installed_version("torch") is None:
+        return "torch is missing"
+    return "torch cannot be imported" if import_problem("torch") else ""
 
 
 def say(sign: str, text: str) -> None:
@@ -57,9 +76,12 @@ def say(sign: str, text: str) -> None:
     print(f"  {sign} {text}")
 
 
-def section(name: str, report: Callable[[], Any]) -> Any:
-    """Run one part of the report and return its result; None from a part that fails, after saying why."""
+def section(name: str, report: Callable[[], Any], without: str = "") -> Any:
+    """Run one part of the report and return its result; None from a part that cannot run or fails, after saying why."""
     print(f"\n{name}")
+    if without:
+        say(INFO, f"not examined: {without}")
+        return None
     try:
         return report()
     except ToolError as error:
@@ -73,30 +95,48 @@ def report_comfyui() -> Path | None:
     """Which ComfyUI is used."""
     host = comfyui.locate()
     if host is None:
-        say(BAD, f"none found: {SETUP_REMEDY}, or set {comfyui.VARIABLE} to the folder of yours")
+        say(BAD, f"none found; {dev_command('demo')} (or set {comfyui.VARIABLE} to the folder of yours)")
         return None
     say(GOOD, f"ComfyUI {comfyui.version(host)} in {host}")
     return host
 
 
-def report_software() -> bool:
+def report_software(host: Path | None) -> bool:
     """Versions of system and packages; False if a needed one is missing."""
     say(INFO, f"{platform.platform()}, {os.cpu_count()} CPUs")
-    say(INFO, f"Python {platform.python_version()} ({sys.executable})")
+    say(INFO, f"Python {platform.python_version()} ({sys.executable}), {whose_python()}")
     say(INFO, f"HyVideo Studio {pack_version()}")
-    if not environment.is_ready():
-        say(INFO, f"no environment of this clone yet, so this Python is examined; to make one, {SETUP_REMEDY}")
-    complete = True
+    missing = [name for name in REQUIRED if installed_version(name) is None]
     for name in PACKAGES:
-        version = installed_version(name)
-        needed = version is None and name in REQUIRED
-        complete = complete and not needed
-        say(BAD if needed else INFO, f"{name} {version or 'is not installed'}")
-    for name in ("torch", "torchvision", "torchaudio", "transformers"):
-        if installed_version(name) and (problem := import_problem(name)):
-            say(BAD, f"{name} cannot be imported: {problem}")
-            complete = False
-    return complete
+        say(BAD if name in missing else INFO, f"{name} {installed_version(name) or 'is not installed'}")
+    broken = [name for name in ("torch", "torchvision", "torchaudio", "transformers") if installed_version(name)]
+    broken = [f"{name} cannot be imported: {problem}" for name in broken if (problem := import_problem(name))]
+    for text in broken:
+        say(BAD, text)
+    if missing:
+        say(INFO, f"for what is missing, {software_remedy(missing, host)}")
+    return not missing and not broken
+
+
+def whose_python() -> str:
+    """What the Python that is examined is for, in words."""
+    if environment.inside_venv():
+        other = "; to examine your ComfyUI's, start the doctor with that" if comfyui.is_users_own() else ""
+        return f"that of this clone's demo, test and serve{other}"
+    if comfyui.is_users_own():
+        return "which must be the one that runs ComfyUI"
+    return "since this clone has no environment of its own yet"
+
+
+def software_remedy(missing: Sequence[str], host: Path | None) -> str:
+    """How to get packages: into the user's ComfyUI by pip, into the clone by its own command."""
+    if environment.inside_venv() or host is None or not comfyui.is_users_own():
+        return dev_command("demo")
+    if "torch" in missing:
+        return "start the doctor with the Python that runs ComfyUI: it has torch, so this one is another"
+    owners = {ROOT if name == "imageio-ffmpeg" else host for name in missing}
+    files = " ".join(f"-r {owner / 'requirements.txt'}" for owner in sorted(owners))
+    return f"run: {environment.this_python()} -m pip install {files}"
 
 
 def pack_version() -> str:
@@ -150,7 +190,6 @@ def report_attention() -> bool:
     """Which attention kernels give right results here, and which one auto means; False if none does."""
     import torch
 
-    sys.path.insert(0, str(ROOT))
     from hyvideo_core import attention
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -162,12 +201,51 @@ def report_attention() -> bool:
     return any(kernel.ok for kernel in kernels)
 
 
+def report_memory() -> bool:
+    """Whether the transformer and what it needs beside it fit the GPU, for the first video."""
+    import torch
+
+    from hyvideo_core.configs import HUNYUAN_VIDEO
+    from hyvideo_core.plan import dit_activation_bytes
+    from hyvideo_core.types import Geometry
+
+    width, height, frames = FIRST_VIDEO
+    latent_shape = (1, HUNYUAN_VIDEO.in_channels, *Geometry(width, height, frames).latent_shape)
+    beside = dit_activation_bytes(HUNYUAN_VIDEO, latent_shape, torch.bfloat16.itemsize)
+    needed = TRANSFORMER_BYTES + beside
+    parts = f"{TRANSFORMER_BYTES / GIB:.1f} for the transformer in bfloat16, {beside / GIB:.1f} beside it"
+    say(INFO, f"{width}×{height}, {frames} frames takes {needed / GIB:.1f} GiB by arithmetic: {parts}")
+    memory = gpu_bytes()
+    if memory is None:
+        say(BAD, "there is no GPU: the CPU would need that much RAM, and far too long to be of use")
+        return False
+    fits = memory >= needed
+    say(GOOD if fits else BAD, f"GPU 0 has {memory / GIB:.1f} GiB: {'enough' if fits else 'too little'}")
+    return fits
+
+
+def gpu_bytes() -> int | None:
+    """Memory of the GPU that ComfyUI takes by default; None without one."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info(0)[1])
+    if (xpu := getattr(torch, "xpu", None)) is not None and xpu.is_available():
+        return int(xpu.get_device_properties(0).total_memory)
+    return int(torch.mps.recommended_max_memory()) if torch.backends.mps.is_available() else None
+
+
 def report_models(host: Path | None) -> bool:
     """The files found and the parts still missing; True if all four parts are there."""
     folders = model_files.comfyui_folders(host) if host else []
     folders += [HOST_BASE / "models" / name for name in model_files.FOLDERS]
     folders = model_files.existing(folders)
-    found = model_files.scan(folders)
+    try:
+        describe = model_files.loaders()
+    except Exception as error:  # a broken package may raise anything at import
+        say(INFO, f"told by the names inside alone, since the loaders cannot run here ({error})")
+        describe = None
+    found = model_files.scan(folders, describe)
     for file in found:
         damaged = file.note.startswith("damaged")
         say(BAD if damaged else GOOD if file.kind else INFO, f"{file.kind or 'file'}: {file.path} ({file.note})")
@@ -175,10 +253,9 @@ def report_models(host: Path | None) -> bool:
     target = (HOST_BASE if host == comfyui.HOST_COMFYUI else host or HOST_BASE) / "models"
     for kind in missing:
         repository, name, folder = model_files.SOURCES[kind]
-        alternative = model_files.ALTERNATIVES.get(kind)
         say(BAD, f"{kind} is missing: put {name} of https://huggingface.co/{repository} into {target / folder}")
-        if alternative:
-            say(INFO, f"  {alternative}")
+        if alternative := model_files.ALTERNATIVES.get(kind):
+            say(INFO, f"or {alternative}")
     return not missing
 
 
@@ -191,5 +268,5 @@ def missing_kinds(found: Sequence[Found]) -> list[str]:
 def report_demo() -> bool:
     """Whether the toy model is built."""
     current = build.is_current()
-    say(GOOD if current else INFO, "built" if current else f"not built yet: {SETUP_REMEDY}")
+    say(GOOD if current else INFO, "built" if current else "not built yet")
     return current

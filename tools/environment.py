@@ -12,9 +12,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from tools import comfyui, compiled_ops
+from tools import comfyui, compiled_ops, model_files
 from tools.console import ToolError, clean_environment, run_logged
-from tools.paths import CACHE, LOGS, ROOT, TOOLS, VENV, venv_python
+from tools.paths import CACHE, HOST_BASE, LOGS, ROOT, TOOLS, VENV, venv_python
 
 OLDEST_PYTHON = (3, 10)
 NEEDED_BYTES = 4 * 10**9
@@ -46,6 +46,7 @@ def ensure() -> Path:
         STAMP.unlink(missing_ok=True)
         install(python, host)
         STAMP.write_text(wanted, encoding="ascii")
+    model_files.make_folders(HOST_BASE / "models")
     return host
 
 
@@ -57,6 +58,14 @@ def is_ready() -> bool:
 def inside_venv() -> bool:
     """Whether this process already runs in the clone's environment."""
     return Path(sys.prefix).resolve() == VENV.resolve()
+
+
+def this_python() -> str:
+    """How the user calls the Python in use; where the clone's was started in its place, what the PATH has."""
+    name = sys.orig_argv[0]
+    if inside_venv():
+        name = "python" if shutil.which("python") else "python3"
+    return f'"{name}"' if " " in name else name
 
 
 def works(python: Path) -> bool:
