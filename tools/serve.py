@@ -7,20 +7,22 @@ from pathlib import Path
 
 from tools.console import step
 from tools.demo_model import build
-from tools.paths import HOST_BASE, HOST_COMFYUI
+from tools.paths import DEMO_MODELS, HOST_BASE, HOST_COMFYUI
 from tools.server import Server
 
 
 def run(host: Path, port: int) -> int:
     """Start the server, open the browser, and wait for the end."""
-    models = [] if host == HOST_COMFYUI else [host / "models"]
     # The demo's files and what lets ComfyUI's own nodes read them, so that every template runs at once.
-    models.append(build.ensure())
+    models = [*([] if host == HOST_COMFYUI else [host / "models"]), DEMO_MODELS]
     server = Server(host, HOST_BASE, models=models, native_widths=True, port=port)
+    server.check_port()
+    build.ensure()
     try:
         with step("Starting ComfyUI"):
             server.start()
-        print(f"Open {server.url}\nModels go to {HOST_BASE / 'models'}\nThe log is {server.log}\nCtrl-C ends it.")
+        print(f"Open {server.url}\nModels go to {HOST_BASE / 'models'}\nResults go to {server.output}")
+        print(f"The log is {server.log}\nCtrl-C ends it.")
         webbrowser.open(server.url)
         return server.wait()
     finally:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools import environment
+from tools import environment, model_files
 from tools.client import ComfyClient, ComfyError
 from tools.console import ToolError, clean_environment, tail
 from tools.paths import ROOT, TOOLS, venv_python
@@ -88,8 +88,7 @@ class Server:
 
     def start(self) -> None:
         """Start the process and return when it answers; ``ToolError`` with the log's end if it dies first."""
-        if self.fixed_port and is_taken(self.fixed_port):
-            raise ToolError(f"Port {self.fixed_port} is in use on this machine: choose another with --port.")
+        self.check_port()
         self.prepare_base()
         attempts = 1 if self.fixed_port else PORT_ATTEMPTS
         for attempt in range(attempts):
@@ -102,6 +101,11 @@ class Server:
                 self.stop()
                 if attempt + 1 == attempts or not PORT_TAKEN.search(tail(self.log, LOG_LINES)):
                     raise
+
+    def check_port(self) -> None:
+        """Raise ``ToolError`` when the chosen port is in use."""
+        if self.fixed_port and is_taken(self.fixed_port):
+            raise ToolError(f"Port {self.fixed_port} is in use on this machine: choose another with --port.")
 
     def wait(self) -> int:
         """Wait until the process ends by itself and return its exit code."""
@@ -123,8 +127,9 @@ class Server:
     def prepare_base(self) -> None:
         """Make the base folder with this pack in its ``custom_nodes``."""
         nodes = self.base / "custom_nodes"
-        for folder in (nodes, self.base / "models", self.base / "input", self.base / "user", self.output):
+        for folder in (nodes, self.base / "input", self.base / "user", self.output):
             folder.mkdir(parents=True, exist_ok=True)
+        model_files.make_folders(self.base / "models")
         link_folder(nodes / PACK_NAME, ROOT)
         helper = nodes / NATIVE_WIDTHS.name
         if self.native_widths:

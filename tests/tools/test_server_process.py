@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tools import model_files, serve
 from tools import server as server_module
 from tools.console import ToolError
 from tools.paths import ROOT
@@ -97,6 +98,31 @@ def test_a_chosen_port_in_use_is_told_at_once(stand_in) -> None:
             stand_in(ANSWERS, port=port).start()
 
 
+def test_serve_tells_of_a_used_port_before_it_does_anything(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(serve.build, "ensure", lambda: pytest.fail("built"))
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        with pytest.raises(ToolError, match="choose another with --port"):
+            serve.run(tmp_path, holder.getsockname()[1])
+    assert not capsys.readouterr().out
+
+
+def test_serve_says_where_everything_is(
+    stand_in, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    server = stand_in(ANSWERS)
+    monkeypatch.setattr(serve, "Server", lambda *_, **__: server)
+    monkeypatch.setattr(serve.build, "ensure", lambda: None)
+    monkeypatch.setattr(serve.webbrowser, "open", lambda url: None)
+    monkeypatch.setattr(server, "wait", lambda: 0)
+    assert serve.run(tmp_path, 0) == 0
+    said = capsys.readouterr().out
+    assert all(str(place) in said for place in (server.url, server.output, server.log, serve.HOST_BASE / "models"))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ends processes without asking them")
 def test_a_server_that_does_not_listen_is_killed(stand_in, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "STOP_TIMEOUT_S", 0.3)
@@ -119,6 +145,8 @@ def test_the_pack_is_linked_and_the_demo_helper_only_where_wanted(stand_in) -> N
     nodes = server.base / "custom_nodes"
     assert (nodes / "hyvideo-studio").resolve() == ROOT
     assert (nodes / "native_widths" / "__init__.py").is_file()
+    for _, _, folder in model_files.SOURCES.values():
+        assert (server.base / "models" / folder).is_dir()
     server.native_widths = False
     server.prepare_base()
     assert [path.name for path in nodes.iterdir()] == ["hyvideo-studio"]
