@@ -12,10 +12,10 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from hyvideo_core.errors import CheckpointError
 from hyvideo_core.ops import LowRank
@@ -151,11 +151,14 @@ def _joined(parts: Sequence[_Part], rows: int) -> LowRank:
     first = parts[0]
     if len(parts) == 1 and first.home == Home(first.home.module, 0, rows):
         return LowRank(first.down, first.up, first.scale)
-    ups = []
-    for part in parts:
-        up = part.up if part.scale == first.scale else part.up.float() * (part.scale / first.scale)
-        ups.append(F.pad(up, (0, 0, 0, rows - part.home.rows)).roll(part.home.start, 0))
-    return LowRank(torch.cat([part.down for part in parts]), torch.cat(ups, dim=1), first.scale)
+    ups = [part.up if part.scale == first.scale else part.up.float() * (part.scale / first.scale) for part in parts]
+    dtype = reduce(torch.promote_types, (up.dtype for up in ups))
+    wide, column = torch.zeros(rows, sum(up.shape[1] for up in ups), dtype=dtype), 0
+    for part, up in zip(parts, ups, strict=True):
+        places = torch.arange(part.home.start, part.home.start + part.home.rows) % rows
+        wide[places, column : column + up.shape[1]] = up.to(dtype)
+        column += up.shape[1]
+    return LowRank(torch.cat([part.down for part in parts]), wide, first.scale)
 
 
 def _matrix(checkpoint: Checkpoint, key: str) -> torch.Tensor:
@@ -189,7 +192,7 @@ def _numbers(checkpoint: Checkpoint, key: str) -> torch.Tensor:
         )
     if tensor.itemsize == 1:  # plain fp8, which torch can hardly compute with
         tensor = tensor.to(torch.bfloat16)
-    if not bool(torch.isfinite(tensor).all()):
+    if tensor.numel() and not all(map(math.isfinite, map(float, tensor.aminmax()))):
         raise CheckpointError(
             f"{checkpoint.path.name}: {key} holds NaN or infinity, which would turn the whole video black. "
             "The LoRA's training went wrong or the file is damaged; choose another version."

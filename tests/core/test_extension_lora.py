@@ -153,6 +153,14 @@ def test_terms_have_the_dtype_their_layer_computes_in(dtype: torch.dtype, tmp_pa
             assert {term.down.dtype, term.up.dtype} == {wanted}
 
 
+def test_terms_are_where_the_model_runs_not_where_a_block_is_kept() -> None:
+    dit = golden_dit()
+    dit.img_in.to("meta")  # stands for an accelerator; the blocks stay on the CPU
+    with ExitStack() as stack:
+        terms = Loras(loras=(Lora(MUSUBI),)).start(Run(dit, flow_sigmas(1, 7.0), stack))
+    assert {term.down.device.type for _, term in terms} == {term.up.device.type for _, term in terms} == {"meta"}
+
+
 # --- in a run -----------------------------------------------------------------------------------------------
 
 

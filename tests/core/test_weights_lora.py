@@ -364,7 +364,7 @@ def test_an_alpha_may_be_of_any_number_type(alpha: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("role", ["lora_A.weight", "lora_B.weight"])
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
 def test_nan_is_refused_and_infinity_too(role: str, bad: float, dtype: torch.dtype) -> None:
     tensors = {key: tensor.to(dtype) for key, tensor in pair().items()}
