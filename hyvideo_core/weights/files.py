@@ -22,6 +22,7 @@ from hyvideo_core.errors import CheckpointError
 from hyvideo_core.ops import Stored
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+GGUF_SUFFIX = ".gguf"
 #: Nestings under which official pickles hide their state dict.
 NESTED_UNDER = ("module", "state_dict", "model", "ema")
 MAX_NESTING = 4
@@ -136,8 +137,13 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         return SafetensorsCheckpoint(path)
     if suffix in PICKLE_SUFFIXES:
         return PickleCheckpoint(path)
+    if suffix == GGUF_SUFFIX:
+        # Imported here, since that file builds on this one.
+        from hyvideo_core.weights.gguf import open_gguf
+
+        return open_gguf(path)
     raise CheckpointError(
-        f"{path.name} has the suffix '{suffix}', but this loader reads .safetensors and "
+        f"{path.name} has the suffix '{suffix}', but this loader reads .safetensors, {GGUF_SUFFIX} and "
         f"{', '.join(PICKLE_SUFFIXES)}. Choose a file of one of these kinds."
     )
 

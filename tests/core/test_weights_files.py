@@ -197,9 +197,9 @@ def test_paths_that_are_no_files_are_told_apart(load: Any, tmp_path: Path) -> No
         load(tmp_path / "nowhere.safetensors")
     with pytest.raises(CheckpointError, match=r"a folder"):
         load(tmp_path)
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(CheckpointError, match=r"'\.gguf'.*\.safetensors"):
-        load(tmp_path / "model.gguf")
+    (tmp_path / "model.onnx").write_bytes(b"ONNX")
+    with pytest.raises(CheckpointError, match=r"'\.onnx'.*\.safetensors"):
+        load(tmp_path / "model.onnx")
 
 
 # --- memory -------------------------------------------------------------------------------------------------
