@@ -122,7 +122,7 @@ def own_nodes(files: Files, scale: Scale, name: str) -> Graph:
 
 
 def native_nodes(files: Files, scale: Scale, name: str) -> Graph:
-    """This pack's transformer and sampler between ComfyUI's own text encoders, guidance, VAE and video nodes."""
+    """This pack's transformer and sampler between ComfyUI's own text encoders, guidance, VAE and saving nodes."""
     tiling = {"tile_size": 256, "overlap": 64, "temporal_size": 64, "temporal_overlap": 8}
     return {
         "model": _load_model(files),
@@ -138,13 +138,7 @@ def native_nodes(files: Files, scale: Scale, name: str) -> Graph:
         "size": _empty_latent(scale),
         "sampler": _sampler(scale, Link("model"), Link("guidance"), None),
         "decode": Node("VAEDecodeTiled", {"samples": Link("sampler"), "vae": Link("vae"), **tiling}, 2, 260),
-        "video": Node("CreateVideo", {"images": Link("decode"), "fps": 24.0, "bit_depth": 8}, 3, 110),
-        "save": Node(
-            "SaveVideo",
-            {"video": Link("video"), "filename_prefix": f"video/{name}", "format": "auto", "codec": "auto"},
-            3,
-            560,
-        ),
+        **({"save": _save_image(name)} if scale.frames == 1 else _save_video_natively(name)),
     }
 
 
@@ -182,6 +176,14 @@ def _save_video(name: str) -> Node:
     return Node("HyvSaveVideo", inputs, 3, 724)
 
 
+def _save_video_natively(name: str) -> Graph:
+    saved = {"video": Link("video"), "filename_prefix": f"video/{name}", "format": "auto", "codec": "auto"}
+    return {
+        "video": Node("CreateVideo", {"images": Link("decode"), "fps": 24.0, "bit_depth": 8}, 3, 110),
+        "save": Node("SaveVideo", saved, 3, 560),
+    }
+
+
 def _save_image(name: str) -> Node:
     return Node("SaveImage", {"images": Link("decode"), "filename_prefix": f"image/{name}"}, 3, 724)
 
@@ -191,7 +193,9 @@ WORKFLOWS: dict[str, tuple[Graph, Files]] = {
     "hyvideo_t2v": (own_nodes(REAL, VIDEO_540P, "hyvideo"), REAL),
     "hyvideo_image": (own_nodes(REAL, IMAGE_720P, "hyvideo"), REAL),
     "hyvideo_t2v_native_nodes": (native_nodes(REAL, VIDEO_540P, "hyvideo_native"), REAL),
+    "hyvideo_image_native_nodes": (native_nodes(REAL, IMAGE_720P, "hyvideo_native"), REAL),
     "hyvideo_demo_t2v": (own_nodes(DEMO, DEMO_VIDEO, "hyvideo_demo"), DEMO),
     "hyvideo_demo_image": (own_nodes(DEMO, DEMO_IMAGE, "hyvideo_demo"), DEMO),
     "hyvideo_demo_t2v_native_nodes": (native_nodes(DEMO, DEMO_VIDEO, "hyvideo_demo_native"), DEMO),
+    "hyvideo_demo_image_native_nodes": (native_nodes(DEMO, DEMO_IMAGE, "hyvideo_demo_native"), DEMO),
 }

@@ -28,7 +28,7 @@ def render_all(object_info: Json) -> dict[Path, str]:
     """Every file with its content."""
     files = {}
     for name, (graph, models) in WORKFLOWS.items():
-        files[FOLDER / "api" / f"{name}.json"] = _text(api_format(graph))
+        files[FOLDER / "api" / f"{name}.json"] = _text(api_format(graph, object_info))
         files[FOLDER / f"{name}.json"] = _text(ui_format(name, graph, models, object_info))
     return files
 
@@ -50,14 +50,14 @@ def write_all(object_info: Json) -> None:
             print(f"wrote {path.relative_to(ROOT)}")
 
 
-def api_format(graph: Graph) -> Json:
-    """The form that ``POST /prompt`` takes."""
+def api_format(graph: Graph, object_info: Json) -> Json:
+    """The form that ``POST /prompt`` takes; titles are those that the browser shows."""
     ids = _ids(graph)
     return {
         str(ids[name]): {
             "class_type": node.kind,
             "inputs": {key: _api_value(value, ids) for key, value in node.inputs.items()},
-            "_meta": {"title": node.title or node.kind},
+            "_meta": {"title": node.title or object_info[node.kind]["display_name"] or node.kind},
         }
         for name, node in graph.items()
     }
