@@ -67,6 +67,12 @@ class Stored:
         return self.packing is not PLAIN or self.scale is not None or self.data.itemsize == 1
 
     @property
+    def kind(self) -> str:
+        """What to call it: the packing, or the dtype of plain numbers."""
+        name = self.packing.name if self.packing is not PLAIN else str(self.data.dtype).removeprefix("torch.")
+        return name if self.scale is None else f"scaled {name}"
+
+    @property
     def nbytes(self) -> int:
         """Bytes it takes."""
         return self.data.nbytes + (0 if self.scale is None else self.scale.nbytes)

@@ -1,16 +1,19 @@
 """Checkpoints: which file is what, under which names, and how it becomes a module."""
 
-from hyvideo_core.weights.dit import describe_dit, detect_dit, load_dit
+from hyvideo_core.weights.dit import STORAGES, TransformerFile, describe_dit, detect_dit, inspect_dit, load_dit
 from hyvideo_core.weights.files import parameter_count, size_on_disk_bytes
 from hyvideo_core.weights.text import describe_clip, describe_mllm, load_clip, load_mllm
 from hyvideo_core.weights.vae import describe_vae, load_vae
 
 __all__ = [
+    "STORAGES",
+    "TransformerFile",
     "describe_clip",
     "describe_dit",
     "describe_mllm",
     "describe_vae",
     "detect_dit",
+    "inspect_dit",
     "load_clip",
     "load_dit",
     "load_mllm",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 
 from hyvideo_core.configs import DiTConfig
-from hyvideo_core.errors import CheckpointError
-from hyvideo_core.weights.files import Checkpoint, PickleCheckpoint
-from hyvideo_core.weights.keymaps import find_prefix
 
 LORA = "a LoRA"
 
@@ -18,7 +17,7 @@ _MARKERS = (
     (".lora_A.", LORA),
     (".lora_B.", LORA),
     ("individual_token_refiner", "a HunyuanVideo transformer"),
-    ("token_refiner.refiner_blocks", "a HunyuanVideo transformer in diffusers layout"),
+    ("token_refiner.refiner_blocks", "a HunyuanVideo transformer"),
     ("decoder.conv_norm_out", "a VAE"),
     ("decoder.mid.block_1", "a VAE"),
     ("text_model.encoder.layers", "a CLIP text encoder"),
@@ -38,38 +37,8 @@ def describe(names: Iterable[str]) -> str:
     return "an unknown kind of model"
 
 
-def is_scaled_fp8(checkpoint: Checkpoint) -> bool:
-    """Whether the weights are fp8 that mean nothing without the scales stored beside them."""
-    marks = ("scaled_fp8", "scale_weight", "weight_scale")
-    if any(name.rsplit(".", 1)[-1] in marks for name in checkpoint) or "_quantization_metadata" in checkpoint.metadata:
-        return True
-    # The official fp8 pickle keeps its scales in a second file, without which it looks like plain fp8.
-    if not isinstance(checkpoint, PickleCheckpoint):
-        return False
-    tensors = (checkpoint[name] for name in checkpoint)
-    return any(tensor.is_floating_point() and tensor.itemsize == 1 for tensor in tensors)
-
-
-def dit_prefix(checkpoint: Checkpoint) -> str:
-    """The prefix of the transformer's names. Raises ``CheckpointError`` if this is no such transformer."""
-    prefix = find_prefix(checkpoint, "txt_in.individual_token_refiner.")
-    kind = describe(checkpoint)
-    if prefix is None or kind == LORA:
-        raise CheckpointError(
-            f"{checkpoint.path.name} is {kind}, but a HunyuanVideo transformer in original or "
-            "ComfyUI layout was expected. Choose a file such as hunyuan_video_t2v_720p_bf16.safetensors "
-            "from models/diffusion_models."
-        )
-    if not any(name.startswith(prefix + "double_blocks.0.") for name in checkpoint):
-        raise CheckpointError(
-            f"{checkpoint.path.name} is part of a HunyuanVideo transformer but lacks double_blocks.0. "
-            "It is one shard of several or an incomplete download; choose the whole file."
-        )
-    return prefix
-
-
-def dit_config(shapes: Mapping[str, tuple[int, ...]]) -> DiTConfig:
-    """Configuration of a transformer from the shapes of its tensors under original names, without prefix.
+def dit_config(shapes: Mapping[str, tuple[int, ...]], **stated: Any) -> DiTConfig:
+    """Configuration of a transformer from the shapes of its tensors under original names; ``stated`` fields win.
 
     The split of the rotary axes is not in the shapes: the model's own 1/8, 7/16, 7/16 of the head size is
     taken, with the axes of space rounded down to even. Raises ``KeyError``, ``IndexError`` or ``ValueError``
@@ -80,7 +49,7 @@ def dit_config(shapes: Mapping[str, tuple[int, ...]]) -> DiTConfig:
     patch_volume = patch[0] * patch[1] * patch[2]
     space_dim = 2 * (head_dim * 7 // 32)
     time_dim = head_dim - 2 * space_dim
-    return DiTConfig(
+    found = DiTConfig(
         hidden_size=hidden,
         heads=hidden // head_dim,
         double_blocks=count_blocks(shapes, "double_blocks."),
@@ -95,6 +64,7 @@ def dit_config(shapes: Mapping[str, tuple[int, ...]]) -> DiTConfig:
         patch_size=(patch[0], patch[1], patch[2]),
         refiner_blocks=count_blocks(shapes, "txt_in.individual_token_refiner.blocks."),
     )
+    return replace(found, **stated)
 
 
 def count_blocks(names: Iterable[str], start: str) -> int:

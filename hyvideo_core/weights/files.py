@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from hyvideo_core.errors import CheckpointError
 from hyvideo_core.ops import Stored
@@ -30,6 +32,17 @@ MAX_NESTING = 4
 PICKLE_BEGINNINGS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 #: Longest safetensors header that is believed; the format's own limit.
 MAX_HEADER_BYTES = 100_000_000
+#: Names of dtypes in safetensors' headers, as far as this torch has them.
+SAFETENSORS_DTYPES: dict[str, torch.dtype] = {
+    name: getattr(torch, dtype)
+    for name, dtype in {
+        "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+        "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
+        "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
+        "U16": "uint16", "U32": "uint32", "U64": "uint64",
+    }.items()
+    if hasattr(torch, dtype)
+}  # fmt: skip
 
 
 class Checkpoint(Mapping[str, torch.Tensor]):
@@ -56,32 +69,47 @@ class Checkpoint(Mapping[str, torch.Tensor]):
         """A tensor as the file holds it, packed perhaps; ``[name]`` gives its numbers."""
         return Stored(self[name])
 
+    def held(self, name: str) -> tuple[str, int]:
+        """How a tensor is stored (``bfloat16``, ``Q4_K``) and its bytes, without reading its numbers."""
+        stored = self.stored(name)
+        return stored.kind, stored.nbytes
+
 
 class SafetensorsCheckpoint(Checkpoint):
-    """A ``.safetensors`` file, memory-mapped."""
+    """A ``.safetensors`` file, memory-mapped for reading only.
+
+    safetensors' own torch reader maps it writable, which Linux refuses for a file larger than the machine's memory.
+    """
 
     def __init__(self, path: Path) -> None:
-        header = read_safetensors_header(path)
-        metadata = header.pop("__metadata__", {})
-        super().__init__(path, {name: tuple(entry["shape"]) for name, entry in header.items()}, metadata)
-        try:
-            self._file = safe_open(str(path), framework="pt")
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{path.name} cannot be opened as safetensors ({error}). The file is damaged; download it again."
-            ) from error
+        self._entries = read_safetensors_header(path)
+        metadata = self._entries.pop("__metadata__", {})
+        super().__init__(path, {name: tuple(entry["shape"]) for name, entry in self._entries.items()}, metadata)
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        if name not in self.shapes:
-            raise KeyError(name)
-        try:
-            tensor: torch.Tensor = self._file.get_tensor(name)
-        except (SafetensorError, AttributeError) as error:
+        entry = self._entries[name]
+        dtype = SAFETENSORS_DTYPES.get(entry["dtype"])
+        if dtype is None:
             raise CheckpointError(
-                f"{self.path.name}: {name} cannot be read ({error}). It is stored in a format this version of "
-                "safetensors or torch does not know; update them or choose the bf16 file."
-            ) from error
-        return tensor
+                f"{self.path.name}: {name} is stored as {entry['dtype']}, a format this version of torch does not "
+                "know. Update torch, choose the bf16 file, or download it again."
+            )
+        start, stop = entry["data_offsets"]
+        data = self._data[start:stop]
+        # Headers of old files have any length; numbers can be viewed in place only where they are aligned.
+        aligned = data.data_ptr() % dtype.itemsize == 0
+        return (data if aligned else data.clone()).view(dtype).view(self.shapes[name])
+
+    @cached_property
+    def _data(self) -> torch.Tensor:
+        """All bytes after the header."""
+        with self.path.open("rb") as file:
+            length = struct.unpack("<Q", file.read(8))[0]
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with warnings.catch_warnings():
+            # torch warns that the memory is read-only, which is the point.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.frombuffer(mapped, dtype=torch.uint8)[8 + length :]
 
 
 class PickleCheckpoint(Checkpoint):
@@ -180,13 +208,15 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
     try:
         header: dict[str, Any] = json.loads(raw)
         entries = [entry for name, entry in header.items() if name != "__metadata__"]
+        if not all(isinstance(value, str) for value in header.get("__metadata__", {}).values()):
+            raise ValueError("metadata that is not text")
         needed = 8 + length + max((entry["data_offsets"][1] for entry in entries), default=0)
-        if not all({"shape", "dtype"} <= entry.keys() for entry in entries):
-            raise ValueError("a tensor without shape or dtype")
+        if not all(map(_is_consistent, entries)):
+            raise ValueError("a tensor whose place does not fit its shape and dtype")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"{path.name} does not begin with a safetensors header. It is another kind of file under that "
-            "name (often a web page saved in its place); download it again."
+            f"{path.name} does not begin with a safetensors header ({error}). It is damaged, or another kind of file "
+            "under that name (often a web page saved in its place); download it again."
         ) from error
     if needed > size_bytes:
         raise CheckpointError(
@@ -194,6 +224,16 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
             "The download broke off; download it again."
         )
     return header
+
+
+def _is_consistent(entry: dict[str, Any]) -> bool:
+    """Whether an entry's place in the file is as large as its shape and dtype say. Raises where it is no entry."""
+    start, stop = entry["data_offsets"]
+    dtype = SAFETENSORS_DTYPES.get(entry["dtype"])
+    shape = entry["shape"]
+    if not all(isinstance(number, int) and number >= 0 for number in (start, stop, *shape)):
+        return False
+    return start <= stop and (dtype is None or stop - start == math.prod(shape) * dtype.itemsize)
 
 
 def _load_pickle(path: Path) -> Any:

@@ -13,12 +13,14 @@ import torch
 from torch import nn
 
 from hyvideo_core.errors import CheckpointError
+from hyvideo_core.ops import Linear
 from hyvideo_core.text import CLIPEncoder, MLLMEncoder
 from hyvideo_core.text.mllm import SKIPPED_LAYERS
 from hyvideo_core.text.tokenizers import CLIP_EOS, CLIP_MAX_LENGTH, LLAMA_PAD, CLIPTokenizer, LlamaTokenizer
-from hyvideo_core.weights.detect import count_blocks, describe, is_scaled_fp8
+from hyvideo_core.weights.detect import count_blocks, describe
 from hyvideo_core.weights.files import Checkpoint, open_checkpoint, open_folder
 from hyvideo_core.weights.load import listed, materialise
+from hyvideo_core.weights.scales import is_auxiliary, with_scales
 
 Config = Mapping[str, Any]
 
@@ -59,7 +61,15 @@ def load_mllm(
     ids = LlamaTokenizer(tokenizer)
     checkpoint, prefix = _open_mllm(path)
     settings = _llama_settings(checkpoint, prefix, _stated(path, checkpoint, config))
-    llama = materialise(lambda: _build_llama(settings), checkpoint, prefix.__add__, dtype=dtype, device=device)
+    llama = materialise(
+        lambda: _build_llama(settings),
+        checkpoint,
+        prefix.__add__,
+        dtype=dtype,
+        device=device,
+        # Packed weights stay packed: the 8 GB of an fp8 file do not become 16.
+        pack=lambda name, stored: stored if stored.is_packed else None,
+    )
     _set_rotary_frequencies(llama, settings, device)
     return MLLMEncoder(llama, ids)
 
@@ -113,7 +123,7 @@ def _open_mllm(path: str | Path) -> tuple[Checkpoint, str]:
     )
     checkpoint, prefix = _open(path, LLAMA_PREFIXES, anchors, wanted)
     layer = prefix + "layers.0."
-    names = {name.removeprefix(layer) for name in checkpoint if name.startswith(layer)}
+    names = {name.removeprefix(layer) for name in checkpoint if name.startswith(layer) and not is_auxiliary(name)}
     if others := sorted(names - LLAMA_LAYER - {LLAMA_BUFFER}):
         raise CheckpointError(
             f"{checkpoint.path.name} has tensors that a Llama-3 has not ({listed(others)}), so it is another or a "
@@ -149,11 +159,7 @@ def _open(path: str | Path, prefixes: tuple[str, ...], anchors: tuple[str, ...],
             break
     else:
         raise CheckpointError(f"{checkpoint.path.name} is {describe(checkpoint)}, but {wanted}")
-    if is_scaled_fp8(checkpoint):
-        raise CheckpointError(
-            f"{checkpoint.path.name} holds scaled fp8 weights, but this loader reads plain ones, and {wanted}"
-        )
-    return checkpoint, prefix
+    return with_scales(checkpoint), prefix
 
 
 def _require_all_shards(folder: Path) -> None:
@@ -273,6 +279,9 @@ def _build_llama(settings: Config) -> nn.Module:
     config._attn_implementation = "sdpa"
     llama: nn.Module = LlamaModel(config)
     llama.norm = nn.Identity()
+    for name, module in list(llama.named_modules()):
+        if type(module) is nn.Linear:
+            llama.set_submodule(name, Linear(module.in_features, module.out_features, bias=module.bias is not None))
     return llama
 
 

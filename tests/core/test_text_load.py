@@ -20,6 +20,7 @@ from text_data import (
 )
 
 from hyvideo_core.errors import CheckpointError, TokenizerError
+from hyvideo_core.ops import fp8
 from hyvideo_core.text import VIDEO, CLIPEncoder, MLLMEncoder
 from hyvideo_core.weights import describe_clip, describe_mllm, load_clip, load_mllm
 from hyvideo_core.weights.files import Checkpoint
@@ -151,13 +152,37 @@ def test_the_pickle_of_a_language_model_gives_the_same_bits(
     assert torch.equal(mllm(tmp_path / "llm.pt", config=LLAMA_CONFIG).encode([PROMPT], VIDEO)[0], hidden)
 
 
-def test_plain_fp8_weights_are_upcast(tmp_path: Path, mllm: Callable[..., MLLMEncoder]) -> None:
-    stored = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in LLAMA.items()}
-    rounded = {name: tensor.float() for name, tensor in stored.items()}
-    fp8 = mllm(saved(tmp_path / "fp8.safetensors", stored, config=LLAMA_CONFIG))
-    full = mllm(saved(tmp_path / "full.safetensors", rounded, config=LLAMA_CONFIG))
-    assert {parameter.dtype for parameter in fp8.parameters()} == {torch.float32}
-    assert torch.equal(fp8.encode([PROMPT], VIDEO)[0], full.encode([PROMPT], VIDEO)[0])
+def scaled_fp8(weights: dict[str, torch.Tensor], scale_name: str) -> dict[str, torch.Tensor]:
+    """Linear weights as ComfyUI's scaled fp8 files hold them."""
+    stored = dict(weights)
+    for name, weight in weights.items():
+        if name.endswith("_proj.weight"):
+            packed = fp8.quantized(weight, per_channel=False)
+            assert packed.scale is not None
+            stored |= {name: packed.data, name.replace("weight", scale_name): packed.scale}
+    return stored
+
+
+@pytest.mark.parametrize("scale_name", [None, "scale_weight", "weight_scale"])
+def test_fp8_weights_stay_fp8_and_give_what_their_numbers_give(
+    tmp_path: Path, mllm: Callable[..., MLLMEncoder], scale_name: str | None
+) -> None:
+    if scale_name is None:
+        stored = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in LLAMA.items()}
+        numbers = {name: tensor.float() for name, tensor in stored.items()}
+    else:
+        stored = scaled_fp8(LLAMA, scale_name)
+        numbers = {
+            name: stored[name].float() * stored.get(name.replace("weight", scale_name), torch.ones(()))
+            for name in LLAMA
+        }
+    packed = mllm(saved(tmp_path / "fp8.safetensors", stored, config=LLAMA_CONFIG))
+    full = mllm(saved(tmp_path / "full.safetensors", numbers, config=LLAMA_CONFIG))
+    held = {name: parameter.dtype for name, parameter in packed.named_parameters()}
+    assert {dtype for name, dtype in held.items() if "_proj." in name} == {torch.float8_e4m3fn}
+    assert {dtype for name, dtype in held.items() if "_proj." not in name} == {torch.float32}
+    assert torch.equal(packed.encode([PROMPT], VIDEO)[0], full.encode([PROMPT], VIDEO)[0])
+    assert "language model" in describe_mllm(tmp_path / "fp8.safetensors")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -253,13 +278,6 @@ def test_a_size_that_needs_a_configuration_says_so(tmp_path: Path) -> None:
         describe_mllm(saved(tmp_path / "llm.safetensors", LLAMA))
     with pytest.raises(CheckpointError, match=r"of width 32, but CLIP-L's 768 was expected.*num_attention_heads"):
         describe_clip(saved(tmp_path / "clip_g.safetensors", CLIP))
-
-
-@pytest.mark.parametrize("mark", ["scaled_fp8", Q_PROJ.replace("weight", "scale_weight")])
-def test_scaled_fp8_is_refused_by_name(tmp_path: Path, mark: str) -> None:
-    weights = {**LLAMA, mark: torch.ones(1)}
-    with pytest.raises(CheckpointError, match=r"llava_llama3_fp8_scaled.safetensors h(olds|as).*llava_llama3_fp16"):
-        describe_mllm(saved(tmp_path / "llava_llama3_fp8_scaled.safetensors", weights, "", LLAMA_CONFIG))
 
 
 def test_gguf_is_refused_by_name(tmp_path: Path) -> None:

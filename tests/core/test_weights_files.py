@@ -24,6 +24,7 @@ from hyvideo_core.errors import CheckpointError
 from hyvideo_core.model import DiT
 from hyvideo_core.weights import load_dit, load_vae
 from hyvideo_core.weights.files import open_checkpoint
+from hyvideo_core.weights.files import open_checkpoint
 
 WEIGHTS = GOLDEN / "dit_weights.safetensors"
 HTML = b"<!DOCTYPE html><html><title>404</title><body>" + b"Repository not found. " * 50 + b"</body></html>"
@@ -60,7 +61,6 @@ DAMAGED = {
     "offsets in words": header(tensor(data_offsets=["a", "b"]), bytes(4)),
     "shape and data that differ": header(tensor(shape=[7]), bytes(4)),
     "negative shape": header(tensor(shape=[-1]), bytes(4)),
-    "unknown dtype": header(tensor(dtype="Q9"), bytes(4)),
     "header that is a list": header([1, 2, 3]),
     "header that is a number": header(5),
     "entry that is a number": header({"a": 5}),
@@ -78,6 +78,24 @@ def test_a_damaged_safetensors_is_a_checkpoint_error_that_names_the_file(what: s
         with pytest.raises(CheckpointError, match=r"broken\.safetensors.*ownload it again"):
             load(path)
     assert path.read_bytes() == DAMAGED[what]
+
+
+def test_a_dtype_that_torch_does_not_know_is_named_when_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "future.safetensors"
+    path.write_bytes(header(tensor(dtype="Q9"), bytes(4)))
+    opened = open_checkpoint(path)
+    assert opened.shapes == {"a": (1,)}
+    with pytest.raises(CheckpointError, match=r"future\.safetensors: a is stored as Q9.*bf16"):
+        opened["a"]
+
+
+@pytest.mark.parametrize("padding", range(8))
+def test_numbers_are_read_wherever_the_header_ends(padding: int, tmp_path: Path) -> None:
+    numbers = torch.randn(5)
+    raw = json.dumps({"a": {"dtype": "F32", "shape": [5], "data_offsets": [0, 20]}}).encode() + b" " * padding
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(struct.pack("<Q", len(raw)) + raw + numbers.numpy().tobytes())
+    assert torch.equal(open_checkpoint(path)["a"], numbers)
 
 
 #: Bytes to overwrite: where, as a fraction of the whole, and with what.
@@ -195,8 +213,9 @@ def test_flipped_bytes_of_a_pickle_raise_nothing_but_checkpoint_errors(
 def test_paths_that_are_no_files_are_told_apart(load: Any, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"nowhere.safetensors.*nothing"):
         load(tmp_path / "nowhere.safetensors")
-    with pytest.raises(CheckpointError, match=r"a folder"):
-        load(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(CheckpointError, match=r"a folder|lacks its .safetensors"):
+        load(tmp_path / "folder")
     (tmp_path / "model.onnx").write_bytes(b"ONNX")
     with pytest.raises(CheckpointError, match=r"'\.onnx'.*\.safetensors"):
         load(tmp_path / "model.onnx")
