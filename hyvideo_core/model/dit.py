@@ -17,6 +17,7 @@ from torch import nn
 from hyvideo_core.attention import AttentionKernel, resolve
 from hyvideo_core.configs import DiTConfig
 from hyvideo_core.model.blocks import DoubleBlock, SingleBlock, Stream
+from hyvideo_core.model.compiling import CompileError, why_not_compile
 from hyvideo_core.model.layers import PatchEmbed, ScalarEmbedder, VectorEmbedder, modulated_norm, token_chunks
 from hyvideo_core.model.ragged import crop_text
 from hyvideo_core.model.refiner import TokenRefiner
@@ -74,15 +75,26 @@ class DiT(nn.Module):
     """Velocity of a noisy latent, given text.
 
     ``attention`` names a kernel (see ``hyvideo_core.attention``); ``chunk_tokens`` trades peak memory against
-    the number of kernel launches. Neither changes the result beyond rounding.
+    the number of kernel launches, and so does ``head_groups``, a divisor of the heads: q, k and v exist for one
+    group at a time. ``compile_blocks`` fuses what lies between the blocks' matrix products (``model.compiling``).
+    All may be set at any time; none changes the result beyond rounding.
     """
 
     #: Parameters kept in float32 whatever the dtype of the rest.
     FLOAT32_PARAMETERS: ClassVar[tuple[str, ...]] = ("final_layer.linear",)
 
-    def __init__(self, config: DiTConfig, *, attention: str = "auto", chunk_tokens: int = CHUNK_TOKENS) -> None:
+    def __init__(
+        self,
+        config: DiTConfig,
+        *,
+        attention: str = "auto",
+        chunk_tokens: int = CHUNK_TOKENS,
+        head_groups: int = 1,
+        compile_blocks: bool = False,
+    ) -> None:
         super().__init__()
         self.config, self.attention, self.chunk_tokens = config, attention, chunk_tokens
+        self.head_groups, self.compile_blocks = head_groups, compile_blocks
         self.img_in = PatchEmbed(config.patch_size, config.in_channels, config.hidden_size)
         self.txt_in = TokenRefiner(config)
         self.time_in = ScalarEmbedder(config.hidden_size)
@@ -111,16 +123,26 @@ class DiT(nn.Module):
         pooled: torch.Tensor,
         guidance: torch.Tensor | None = None,
         *,
+        token_replace: bool = False,
         seams: Seams = NO_SEAMS,
     ) -> torch.Tensor:
         """Velocity [B, out_channels, T, H, W] in float32.
 
         x [B, in_channels, T, H, W]; timestep [B] 0–1000; text [B, L, text_dim] with text_mask [B, L] (None: all
         valid); pooled [B, pooled_dim]; guidance [B] in the model's unit (scale·1000), needed by distilled
-        checkpoints. Raises ``ValueError`` for shapes that do not fit and for missing guidance.
+        checkpoints. ``token_replace`` says that frame 0 of x is the latent of a given image. Raises ``ValueError``
+        for shapes that do not fit, for missing guidance and for ``head_groups`` that do not divide the heads,
+        ``CompileError`` where blocks cannot be compiled.
         """
         self._check(x, timestep, text, text_mask, pooled, guidance)
+        if self.compile_blocks and (reason := why_not_compile(x.device)):
+            raise CompileError(f"The transformer's blocks cannot be compiled here: {reason} Or switch compiling off.")
         stream = self._embed(x, timestep, text, text_mask, pooled, guidance, seams)
+        if token_replace:
+            _, h, w = self._grid(x)
+            # As if it had no noise left; and no guidance, since nothing is predicted for it.
+            stream.clean_vec = self.time_in(torch.zeros_like(timestep)) + self.vector_in(pooled.to(self.dtype))
+            stream.clean_tokens = h * w
         seams.blocks(partial(self._run_blocks, block_seam=seams.block))(stream)
         patches = self.final_layer(stream.video, stream.vec, stream.chunk_tokens)
         return self._unpatchify(patches, self._grid(x))
@@ -150,6 +172,8 @@ class DiT(nn.Module):
             rope=rope_table(self._grid(x), self.config.rope_dims, self.config.rope_theta, x.device),
             attend=seams.attend(attend),
             chunk_tokens=max(1, min(self.chunk_tokens, video.shape[1] // CHUNK_PART)),
+            head_groups=self.head_groups,
+            compile=self.compile_blocks,
         )
 
     def _run_blocks(self, stream: Stream, block_seam: Callable[[RunBlock], RunBlock]) -> None:
@@ -203,6 +227,8 @@ class DiT(nn.Module):
                 f"latent size {list(x.shape[2:])} is not a multiple of the patch {list(config.patch_size)}. "
                 "Use widths and heights that are multiples of 16 px."
             )
+        if self.head_groups < 1 or config.heads % self.head_groups:
+            raise ValueError(f"head_groups is {self.head_groups}, but must be a divisor of the {config.heads} heads.")
         if config.guidance_embed and guidance is None:
             raise ValueError("This checkpoint is guidance-distilled and needs an embedded guidance (default 6).")
         for name, rows in (("timestep", timestep), ("text", text), ("pooled text", pooled)):

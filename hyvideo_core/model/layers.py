@@ -92,8 +92,14 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The tokens of x, in the dtype of the weights."""
-        tokens: torch.Tensor = self.proj(x.to(self.proj.weight.dtype))
-        return tokens.flatten(2).transpose(1, 2)
+        # Frame by frame, since some convolution kernels work in three times the room of what they give.
+        frames = x.to(self.proj.weight.dtype).split(self.proj.kernel_size[0], dim=2)
+        return torch.cat([self.proj(frame).flatten(2).transpose(1, 2) for frame in frames], dim=1)
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """x [..., D] over its root mean square along D, computed in float32, times ``weight`` [D]; in the dtype of x."""
+    return F.rms_norm(x.float(), (x.shape[-1],), eps=NORM_EPS).to(x.dtype) * weight
 
 
 class RMSNorm(nn.Module):
@@ -105,7 +111,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x normalised and scaled, in the dtype of x."""
-        return F.rms_norm(x.float(), (x.shape[-1],), eps=NORM_EPS).to(x.dtype) * self.weight
+        return rms_norm(x, self.weight)
 
 
 class FeedForward(nn.Module):
@@ -120,6 +126,11 @@ class FeedForward(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., dim] → [..., dim]."""
         return self.fc2(self.act(self.fc1(x)))
+
+    def ready(self, dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
+        """``forward`` for many calls in a row: packed weights are unpacked while it is held."""
+        fc1, fc2 = self.fc1.ready(dtype), self.fc2.ready(dtype)
+        return lambda x: fc2(self.act(fc1(x)))
 
 
 class Modulation(nn.Module):

@@ -32,12 +32,19 @@ def crop_text(text: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tens
     return text[:, :longest], lengths
 
 
-def attend_ragged(attend: AttentionKernel, qkv: Sequence[torch.Tensor], lengths: Lengths) -> torch.Tensor:
-    """Attention of q, k, v [B, L, N, D] where sample i has ``lengths[i]`` tokens; rows beyond are zero."""
+def attend_ragged(
+    attend: AttentionKernel, qkv: Sequence[torch.Tensor], lengths: Lengths, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Attention of q, k, v [B, L, N, D] where sample i has ``lengths[i]`` tokens; rows beyond are zero.
+
+    The result is written into ``out`` [B, L, N, D] where one is given.
+    """
     q, k, v = qkv
     if all(length == q.shape[1] for length in lengths):
-        return attend(q, k, v)
-    out = torch.zeros_like(q)
+        attended = attend(q, k, v)
+        return attended if out is None else out.copy_(attended)
+    out = torch.empty_like(q) if out is None else out
     for i, n in enumerate(lengths):
-        out[i : i + 1, :n] = attend(q[i : i + 1, :n], k[i : i + 1, :n], v[i : i + 1, :n])
+        out[i, :n] = attend(q[i : i + 1, :n], k[i : i + 1, :n], v[i : i + 1, :n])[0]
+        out[i, n:] = 0
     return out

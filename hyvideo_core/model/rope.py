@@ -25,6 +25,13 @@ def rope_table(
 
 
 def rotate(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """x [B, L, N, D] turned by its position: channel pairs as complex numbers, in float32."""
+    """x [..., L, N, D] turned by its position, channel pairs as complex numbers, in float32."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * table[:, None]).flatten(-2)
+
+
+def rotate_real(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """``rotate`` with the table as real numbers [L, D/2, 2], for a compiler that knows no complex ones."""
+    real, imaginary = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = table[:, None].unbind(-1)
+    return torch.stack((real * cos - imaginary * sin, real * sin + imaginary * cos), dim=-1).flatten(-2)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from dit_data import config_of, save
+from dit_data import config_of, golden_weights, save
 from torch import nn
 
 from golden_data import GOLDEN, assert_close, golden, of_case, rel_l2
@@ -19,6 +19,9 @@ WEIGHTS = GOLDEN / "dit_weights.safetensors"
 TOLERANCE = {"rel": 1e-5, "max_abs": 5e-5}
 BF16_REL = 2.5e-2
 CASES, META = golden("dit_cases")
+
+
+I2V_CASES, I2V_META = golden("dit_i2v_cases")
 
 
 def load_case(case: str, dtype: torch.dtype) -> DiT:
@@ -35,6 +38,28 @@ def run(dit: DiT, data: dict[str, torch.Tensor], **options: object) -> torch.Ten
 def test_the_velocity_is_the_originals(case: str) -> None:
     data = of_case(CASES, case)
     assert_close(run(load_case(case, torch.float32), data), data["out"], **TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def concat_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny transformer with an input layer of 33 channels."""
+    folder = tmp_path_factory.mktemp("concat")
+    return save(folder / "i2v.safetensors", golden_weights() | golden("dit_i2v_concat_img_in")[0])
+
+
+@pytest.mark.parametrize("head_groups", [1, 3])
+@pytest.mark.parametrize("case", I2V_META["cases"])
+def test_the_velocity_of_an_image_to_video_model_is_the_originals(
+    case: str, head_groups: int, concat_weights: Path
+) -> None:
+    stated = I2V_META["cases"][case]
+    replaces = stated["mode"] == "token_replace"
+    channels = 16 if replaces else 33
+    config = config_of(I2V_META, guidance_embed=stated["guidance_embed"], in_channels=channels)
+    dit = load_dit(WEIGHTS if replaces else concat_weights, config=config, dtype=torch.float32)
+    dit.head_groups = head_groups
+    data = of_case(I2V_CASES, case)
+    assert_close(run(dit, data, token_replace=replaces), data["out"], **TOLERANCE)
 
 
 @pytest.mark.parametrize("case", META["cases"])

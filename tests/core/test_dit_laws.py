@@ -20,6 +20,7 @@ from hyvideo_core.weights.detect import dit_config
 
 ROUNDING = 1e-5
 DIT = random_dit()
+MANY_HEADS = random_dit(replace(TINY, heads=8, hidden_size=64, rope_dims=(2, 4, 2)))
 
 
 @given(valid=st.integers(1, 9), padding=st.integers(1, 9), scale=st.sampled_from([1.0, 1e4]), seed=st.integers(0, 99))
