@@ -96,6 +96,12 @@ class GgufCheckpoint(Checkpoint):
             return stored
         return Stored(self[name])
 
+    def held(self, name: str) -> tuple[str, int]:
+        """How the file stores a tensor (``Q4_K``, ``float16``) and its bytes; nothing is unpacked to tell."""
+        stored = self._stored[name]
+        kind = stored.packing.name if stored.is_packed else str(stored.data.dtype).removeprefix("torch.")
+        return kind, stored.nbytes
+
     @property
     def architecture(self) -> str:
         """What the file says it is: ``hyvid`` for this transformer, ``llama`` for a language model."""
@@ -135,6 +141,10 @@ class LlamaGguf(Checkpoint):
         """As the file's, rows in Hugging Face's order: whole rows move, so they stay packed."""
         stored = self._file.stored(self._names[name])
         return Stored(self._in_order(name, stored.data), stored.packing, stored.scale)
+
+    def held(self, name: str) -> tuple[str, int]:
+        """As in the file; nothing is put in order to tell."""
+        return self._file.held(self._names[name])
 
     def _permuted_heads(self, name: str) -> int:
         """Heads of a matrix whose rows llama.cpp reorders; 0 for all others."""

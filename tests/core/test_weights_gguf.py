@@ -203,6 +203,7 @@ def test_a_llama_s_rows_are_put_in_order_without_being_unpacked(tmp_path: Path) 
         assert stored.shape == file.shapes[name]
         assert torch.equal(stored.dense(torch.float32), file[name])
         assert distance(file[name], llama_model().state_dict()[name.removeprefix("model.")]) < CLOSENESS["Q4_0"]
+        assert file.held(name) == ("Q4_0" if len(stored.shape) == 2 else "float32", stored.nbytes)
 
 
 def test_a_llama_states_its_configuration_in_hugging_face_s_terms(tmp_path: Path) -> None:
@@ -293,6 +294,12 @@ def test_a_file_cut_anywhere_is_a_checkpoint_error_that_names_it(length: int, tm
         open_checkpoint(path)
 
 
+def test_a_broken_download_says_where_it_ends(tmp_path: Path) -> None:
+    (tmp_path / "cut.gguf").write_bytes(whole()[:-40])
+    with pytest.raises(CheckpointError, match=rf"ends after {len(whole()) - 40:,} bytes.*download broke off"):
+        open_checkpoint(tmp_path / "cut.gguf")
+
+
 @given(place=st.integers(0, header_length() - 1), value=st.integers(0, 255))
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_flipped_header_bytes_give_a_checkpoint_error_or_a_file(place: int, value: int, tmp_path: Path) -> None:
@@ -316,15 +323,14 @@ def test_other_files_under_that_name_are_told_apart(content: bytes, tmp_path: Pa
         open_checkpoint(tmp_path / "page.gguf")
 
 
-def test_an_endless_array_is_refused_at_once(tmp_path: Path) -> None:
-    content = bytearray(whole())
-    for key in (b"tokenizer.ggml.tokens", b"tokenizer.ggml.token_type"):
-        at = content.index(key) + len(key) + 8
-        content[at : at + 8] = (2**40).to_bytes(8, "little")
-        (tmp_path / "endless.gguf").write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"endless\.gguf.*download it again"):
-            open_checkpoint(tmp_path / "endless.gguf")
-        content = bytearray(whole())
+@pytest.mark.parametrize(("key", "why"), [("tokens", "1,099,511,627,776 words"), ("token_type", "ends after")])
+def test_an_endless_array_is_refused_at_once(key: str, why: str, tmp_path: Path) -> None:
+    content, field = bytearray(whole()), f"tokenizer.ggml.{key}".encode()
+    at = content.index(field) + len(field) + 8
+    content[at : at + 8] = (2**40).to_bytes(8, "little")
+    (tmp_path / "endless.gguf").write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"endless\.gguf.*{why}.*download it again"):
+        open_checkpoint(tmp_path / "endless.gguf")
 
 
 def test_models_of_another_architecture_are_refused(tmp_path: Path) -> None:
