@@ -24,7 +24,6 @@ from hyvideo_core.errors import CheckpointError
 from hyvideo_core.model import DiT
 from hyvideo_core.weights import load_dit, load_vae
 from hyvideo_core.weights.files import open_checkpoint
-from hyvideo_core.weights.files import open_checkpoint
 
 WEIGHTS = GOLDEN / "dit_weights.safetensors"
 HTML = b"<!DOCTYPE html><html><title>404</title><body>" + b"Repository not found. " * 50 + b"</body></html>"
