@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 import torch
@@ -15,14 +16,15 @@ from torch import Tensor, nn
 from hyvideo_core.configs import VAEConfig
 from hyvideo_core.errors import GeometryError
 from hyvideo_core.vae.blocks import NORM_EPS, CausalConv3d, DownBlock, MidBlock, Stage, StagedBlock, UpBlock, staged
-from hyvideo_core.vae.streaming import causal_conv, norm_silu
-from hyvideo_core.vae.tiling import TilePlan, Tiling, plan_decode, plan_encode, run_tiled
+from hyvideo_core.vae.streaming import Clip, causal_conv, joined, norm_silu, pointwise_conv
+from hyvideo_core.vae.tiling import TilePlan, Tiling, plan_decode, plan_encode, run_tiled, video_frames
 
 LEVELS = 4
 #: Temporal factor of the step after each level, both ways; None is no step. In space every step is 2.
 TIME_FACTORS: tuple[int | None, ...] = (1, 2, 2, None)
 LOGVAR_RANGE = (-30.0, 20.0)
-
+#: Tiles of any size, both axes switched off.
+UNTILED = Tiling(8, 4, 0.0, spatial=False, temporal=False)
 
 #: Called with what is finished and how much there is.
 Progress = Callable[[int, int], None]
@@ -79,8 +81,8 @@ class Encoder(StagedBlock):
         yield from self.mid_block.stages()
         yield self.head
 
-    def head(self, x: Tensor) -> Tensor:
-        """Norm, SiLU and the last convolution."""
+    def head(self, x: Clip) -> Clip:
+        """Norm, SiLU and the last convolution; empties ``x``."""
         return causal_conv(self.conv_out.conv, x, norm_silu(x, self.conv_norm_out))
 
 
@@ -107,8 +109,8 @@ class Decoder(StagedBlock):
             yield from staged(block)
         yield self.head
 
-    def head(self, x: Tensor) -> Tensor:
-        """Norm, SiLU and the last convolution."""
+    def head(self, x: Clip) -> Clip:
+        """Norm, SiLU and the last convolution; empties ``x``."""
         return causal_conv(self.conv_out.conv, x, norm_silu(x, self.conv_norm_out))
 
 
@@ -145,8 +147,9 @@ class VAE(nn.Module):
         of each tile and may raise. Raises ``GeometryError`` for another shape.
         """
         video = self._accept(video, "video", self.config.in_channels)
-        plan = plan_encode(_extent(video), tiling) if tiling else None
-        return Posterior(_run((*self.encoder.stages(), self.quant_conv), video, plan, on_progress))
+        plan = plan_encode(_extent(video), tiling or UNTILED)
+        stages = (*self.encoder.stages(), partial(pointwise_conv, self.quant_conv))
+        return Posterior(_assembled(_run(stages, video, plan, on_progress), plan.shape[0]))
 
     @torch.no_grad()
     def decode(self, latent: Tensor, tiling: Tiling | None = None, on_progress: Progress | None = None) -> Tensor:
@@ -154,9 +157,20 @@ class VAE(nn.Module):
 
         Arguments and errors as in ``encode``.
         """
+        return _assembled(self.decode_frames(latent, tiling, on_progress), video_frames(latent.shape[2]))
+
+    def decode_frames(
+        self, latent: Tensor, tiling: Tiling | None = None, on_progress: Progress | None = None
+    ) -> Iterator[Tensor]:
+        """The video of ``decode`` in consecutive parts [B, 3, T, 8h, 8w], each handed on once no later tile changes it.
+
+        Arguments as in ``encode``; ``GeometryError`` is raised at once. While one part is computed nothing of the
+        earlier ones is held but the frames it fades with: let go of a part before asking for the next.
+        """
         latent = self._accept(latent, "latent", self.config.latent_channels)
-        plan = plan_decode(_extent(latent), tiling) if tiling else None
-        return _run((self.post_quant_conv, *self.decoder.stages()), latent, plan, on_progress)
+        plan = plan_decode(_extent(latent), tiling or UNTILED)
+        stages = (partial(pointwise_conv, self.post_quant_conv), *self.decoder.stages())
+        return _run(stages, latent, plan, on_progress)
 
     def _accept(self, x: Tensor, name: str, channels: int) -> Tensor:
         if x.ndim != 5 or x.shape[1] != channels or 0 in x.shape:
@@ -167,19 +181,36 @@ class VAE(nn.Module):
         return x.to(self.quant_conv.weight)
 
 
-def _run(stages: tuple[Stage, ...], x: Tensor, plan: TilePlan | None, on_progress: Progress | None) -> Tensor:
-    """All stages over the whole, or over every tile; progress is counted in stages, so a stop takes effect soon."""
-    tiles = 1 if plan is None else plan.tiles
+@torch.no_grad()
+def _run(stages: tuple[Stage, ...], x: Tensor, plan: TilePlan, on_progress: Progress | None) -> Iterator[Tensor]:
+    """All stages over every tile; progress is counted in stages, so a stop takes effect soon."""
     finished = count(1)
 
     def network(tile: Tensor) -> Tensor:
+        clip = [tile]
         for stage in stages:
-            tile = stage(tile)
+            clip = stage(clip)
             if on_progress:
-                on_progress(next(finished), tiles * len(stages))
-        return tile
+                on_progress(next(finished), plan.tiles * len(stages))
+        return joined(clip)
 
-    return network(x) if plan is None or tiles == 1 else run_tiled(network, x, plan)
+    yield from run_tiled(network, x, plan)
+
+
+def _assembled(parts: Iterator[Tensor], frames: int) -> Tensor:
+    """The ``frames`` of all parts, in one tensor."""
+    part = next(parts)
+    if part.shape[2] == frames:
+        return part
+    out = part.new_empty(*part.shape[:2], frames, *part.shape[3:])
+    done = part.shape[2]
+    out[:, :, :done] = part
+    del part
+    for part in parts:
+        out[:, :, done : done + part.shape[2]] = part
+        done += part.shape[2]
+        del part
+    return out
 
 
 def _extent(x: Tensor) -> tuple[int, int, int]:

@@ -1,7 +1,7 @@
-"""Building blocks of the causal 3D VAE. They compute without gradients and may overwrite their input.
+"""Building blocks of the causal 3D VAE, from clip to clip: they compute without gradients and use up their input.
 
 Submodules carry the names of the official checkpoint. ``stages`` lists the steps of a block one by one, so
-that a caller who walks them holds no activation longer than the step that needs it.
+that a caller who walks them can stop between any two.
 Source: HunyuanVideo ``hyvideo/vae/unet_causal_3d_blocks.py``; HunyuanVideo report (2024), §4.1.
 """
 
@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyvideo_core.vae.streaming import Affine, causal_conv, norm_silu, pointwise_conv, upsampling_conv
+from hyvideo_core.vae.streaming import Affine, Clip, Windows, causal_conv, cut, joined, norm_silu, upsampling_conv
 
-#: One step of a network, from activation to activation; may overwrite what it gets.
-Stage = Callable[[Tensor], Tensor]
+#: One step of a network, from activation to activation; uses up what it gets.
+Stage = Callable[[Clip], Clip]
 
 NORM_EPS = 1e-6
 #: Most attention scores at a time, should a backend write them out (float32: 256 MiB).
@@ -32,9 +32,11 @@ class CausalConv3d(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride)
+        #: Earlier frames that an output reads.
+        self.causal = kernel - 1
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, T, H, W] -> [B, C', ceil(T/s), ceil(H/s), ceil(W/s)]; leaves ``x`` alone."""
+    def forward(self, x: Clip) -> Clip:
+        """[B, C, T, H, W] -> [B, C', ceil(T/s), ceil(H/s), ceil(W/s)]; empties ``x``."""
         return causal_conv(self.conv, x)
 
 
@@ -49,14 +51,26 @@ class ResnetBlock(nn.Module):
         self.conv2 = CausalConv3d(out_channels, out_channels)
         self.conv_shortcut = CausalConv3d(in_channels, out_channels, kernel=1) if in_channels != out_channels else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, T, H, W] -> [B, C', T, H, W]; overwrites ``x``."""
-        hidden = causal_conv(self.conv1.conv, x, norm_silu(x, self.norm1))
-        skip = x if self.conv_shortcut is None else pointwise_conv(self.conv_shortcut.conv, x)
-        out = causal_conv(self.conv2.conv, hidden, norm_silu(hidden, self.norm2), add_to=skip)
-        del hidden
-        # A narrower result lies scattered in the memory of the wider input, which can go now.
-        return out.contiguous(memory_format=torch.channels_last_3d)
+    def forward(self, x: Clip) -> Clip:
+        """[B, C, T, H, W] -> [B, C', T, H, W]; empties ``x`` and may overwrite its pieces.
+
+        Beside the windows never more is alive than the wider of input and both activations of the output's width.
+        """
+        hidden: Clip = []
+        backwards: Clip = []
+        windows = Windows(x, self.conv1.causal, norm_silu(x, self.norm1))
+        while x:
+            window, piece = windows.last(), x.pop()
+            backwards.append(piece if self.conv_shortcut is None else self.conv_shortcut.conv(piece))
+            del piece
+            hidden.append(self.conv1.conv(window))
+            del window
+        hidden.reverse()
+        windows = Windows(hidden, self.conv2.causal, norm_silu(hidden, self.norm2))
+        for piece in backwards:
+            piece += self.conv2.conv(windows.last())
+            hidden.pop()
+        return backwards[::-1]
 
 
 class CausalAttention(nn.Module):
@@ -70,15 +84,17 @@ class CausalAttention(nn.Module):
         self.to_v = nn.Linear(channels, channels)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, T, H, W] -> the same, added to ``x`` in place.
+    def forward(self, clip: Clip) -> Clip:
+        """[B, C, T, H, W] -> the same, with attention added; empties ``clip`` and may overwrite its pieces.
 
         Frame by frame against a growing prefix of the keys: causality needs no mask, and never more than
         ``MAX_SCORES`` scores exist at once.
         """
+        affine = Affine(clip, self.group_norm)
+        x = joined(clip)
         batch, channels, frames, height, width = x.shape
         positions = height * width
-        normed = Affine(x, self.group_norm)(x).permute(0, 2, 3, 4, 1).reshape(batch, frames, positions, channels)
+        normed = affine(x).permute(0, 2, 3, 4, 1).reshape(batch, frames, positions, channels)
         key = self.to_k(normed).view(batch, 1, frames * positions, channels)
         value = self.to_v(normed).view(batch, 1, frames * positions, channels)
         tokens = x.flatten(3)
@@ -89,7 +105,7 @@ class CausalAttention(nn.Module):
                 query = self.to_q(normed[:, None, frame, start : start + step])
                 mixed = F.scaled_dot_product_attention(query, key[:, :, :seen], value[:, :, :seen])
                 tokens[:, :, frame, start : start + step] += self.to_out[0](mixed[:, 0]).transpose(1, 2)
-        return x
+        return cut(x)
 
 
 class Upsampler(nn.Module):
@@ -100,8 +116,8 @@ class Upsampler(nn.Module):
         self.time_factor = time_factor
         self.conv = CausalConv3d(channels, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, T, H, W] -> [B, C, (T−1)·time_factor+1, 2H, 2W]; leaves ``x`` alone."""
+    def forward(self, x: Clip) -> Clip:
+        """[B, C, T, H, W] -> [B, C, (T−1)·time_factor+1, 2H, 2W]; empties ``x``."""
         return upsampling_conv(self.conv.conv, x, self.time_factor)
 
 
@@ -112,10 +128,10 @@ class Downsampler(nn.Module):
         super().__init__()
         self.conv = CausalConv3d(channels, channels, stride=(time_factor, 2, 2))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, T, H, W] -> [B, C, ceil(T/time_factor), ceil(H/2), ceil(W/2)]; leaves ``x`` alone."""
-        out: Tensor = self.conv(x)
-        return out
+    def forward(self, x: Clip) -> Clip:
+        """[B, C, T, H, W] -> [B, C, ceil(T/time_factor), ceil(H/2), ceil(W/2)]; empties ``x``."""
+        # What was a good piece before is small now; joining costs little where all has become little.
+        return cut(joined(self.conv(x)))
 
 
 class StagedBlock(nn.Module):
@@ -125,8 +141,8 @@ class StagedBlock(nn.Module):
         """The steps in order."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
-        """All stages one after the other; may overwrite ``x``."""
+    def forward(self, x: Clip) -> Clip:
+        """All stages one after the other; empties ``x`` and may overwrite its pieces."""
         for stage in self.stages():
             x = stage(x)
         return x

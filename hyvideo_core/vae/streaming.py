@@ -1,39 +1,52 @@
-"""Convolutions that read and write a clip a few frames at a time, so that no padded copy of it ever exists.
+"""Activations as lists of pieces, convolved from the last piece to the first, so that no clip exists twice.
 
-A causal convolution needs two earlier frames and nothing later. Normalising, activating, padding and
-upsampling are therefore done in a small window that moves over the frames; only whole-clip statistics are
-taken first.
-The results are those of the plain formula: chunks change neither padding nor statistics.
+A causal convolution needs two earlier frames and nothing later. Walking backwards, a piece is therefore done with
+once its own output is made, and leaves as that arrives: what was wide turns into what is narrow without both
+being alive. Normalising, activating, padding and upsampling happen in the window of one piece; only whole-clip
+statistics are taken first.
+The results are those of the plain formula: pieces change neither padding nor statistics.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+#: Consecutive pieces [B, C, t, H, W] of one activation, in order.
+Clip = list[Tensor]
 #: Writes what the network should see for some frames of the input into a window of the same shape.
 Fill = Callable[[Tensor, Tensor], None]
 
-#: Target size of one window. Small enough to vanish beside a clip, large enough to keep a GPU busy.
+#: Target size of one piece. Small enough to vanish beside a clip, large enough to keep a GPU busy.
 WINDOW_BYTES = 64 * 2**20
-#: A window of one new frame would spend two thirds of its work on frames it has seen before.
-MIN_WINDOW_FRAMES = 2
 
 
-def windows(frames: int, frame_bytes: int) -> Iterator[tuple[int, int]]:
-    """Consecutive [start, stop) ranges of frames, each about ``WINDOW_BYTES`` large."""
-    step = max(MIN_WINDOW_FRAMES, WINDOW_BYTES // max(1, frame_bytes))
-    for start in range(0, frames, step):
-        yield start, min(start + step, frames)
+def cut(x: Tensor, growth: float = 1) -> Clip:
+    """Views of ``x`` [B, C, T, H, W], about equally long and each, once ``growth`` times as large, near the target."""
+    pieces = math.ceil(x.numel() * x.element_size() * growth / WINDOW_BYTES)
+    return list(x.split(math.ceil(x.shape[2] / max(1, pieces)), dim=2))
 
 
-def frame_bytes(x: Tensor) -> int:
-    """Bytes of one frame of ``x`` [B, C, T, H, W]."""
-    return x[:, :, 0].numel() * x.element_size()
+def recut(clip: Clip, growth: float) -> None:
+    """Cut the pieces of ``clip`` for an output ``growth`` times as large, in place."""
+    clip[:] = [part for piece in clip for part in cut(piece, growth)]
+
+
+def frame_count(clip: Clip) -> int:
+    """Frames of all pieces."""
+    return sum(piece.shape[2] for piece in clip)
+
+
+def joined(clip: Clip) -> Tensor:
+    """The whole activation; empties ``clip``."""
+    whole = clip[0] if len(clip) == 1 else torch.cat(clip, dim=2)
+    clip.clear()
+    return whole
 
 
 def copy_frames(frames: Tensor, into: Tensor) -> None:
@@ -49,19 +62,19 @@ def empty_frames(x: Tensor, *shape: int) -> Tensor:
 class Affine:
     """Group normalisation with its statistics taken: one factor and one offset a channel, in float32.
 
-    Mean and variance are those of all T·H·W positions of ``x`` [B, C, T, H, W]: windows and channels are merged
-    by the parallel variance formula.
+    Mean and variance are those of all T·H·W positions of a clip: pieces and channels are merged by the parallel
+    variance formula.
     Source: Wu & He 2018, "Group Normalization"; Chan et al. 1979 for the merge.
     """
 
-    def __init__(self, x: Tensor, norm: nn.GroupNorm) -> None:
-        batch, channels, frames = x.shape[:3]
-        # Statistics are taken in float32 copies, so a quarter of a window each keeps them below a window.
-        spans = list(windows(frames, 4 * frame_bytes(x)))
-        parts = [channel_moments(x[:, :, start:stop]) for start, stop in spans]
-        means, variances = (torch.stack(p, dim=-1).view(batch, norm.num_groups, -1) for p in zip(*parts, strict=True))
-        shares = torch.tensor([(stop - start) / frames for start, stop in spans], device=x.device)
-        shares = shares.repeat(channels // norm.num_groups) * (norm.num_groups / channels)
+    def __init__(self, clip: Clip, norm: nn.GroupNorm) -> None:
+        # Statistics are taken in float32 copies, so smaller pieces keep those below a window.
+        parts = [part for piece in clip for part in cut(piece, growth=4)]
+        batch, channels = parts[0].shape[:2]
+        moments = [channel_moments(part) for part in parts]
+        means, variances = (torch.stack(m, dim=-1).view(batch, norm.num_groups, -1) for m in zip(*moments, strict=True))
+        lengths = torch.tensor([float(part.shape[2]) for part in parts], device=parts[0].device)
+        shares = (lengths / lengths.sum()).repeat(channels // norm.num_groups) * (norm.num_groups / channels)
         mean = (means * shares).sum(-1, keepdim=True)
         variance = ((variances + (means - mean) ** 2) * shares).sum(-1, keepdim=True)
         inverse = (variance + norm.eps).rsqrt()
@@ -70,7 +83,7 @@ class Affine:
         self.shift = norm.bias.float() - (by_group * inverse * mean).view(batch, channels)
 
     def __call__(self, frames: Tensor) -> Tensor:
-        """Some frames of ``x``, normalised; a new tensor. Batch norm in evaluation is the fused kernel for it."""
+        """Some frames of the clip, normalised; a new tensor. Batch norm in evaluation is the fused kernel for it."""
         zero, one = torch.zeros_like(self.shift[0]), torch.ones_like(self.scale[0])
         pieces = [
             F.batch_norm(sample[None], zero, one, scale, shift, training=False, eps=0.0)
@@ -84,89 +97,117 @@ def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     over = (2, 3, 4)
     exact = x.float()
     mean = exact.mean(over, keepdim=True)
-    return mean[:, :, 0, 0, 0], (exact - mean).square_().mean(over)
+    deviation = exact - mean if exact is x else exact.sub_(mean)
+    return mean[:, :, 0, 0, 0], deviation.square_().mean(over)
 
 
-def norm_silu(x: Tensor, norm: nn.GroupNorm) -> Fill:
-    """A ``Fill`` that shows the network SiLU(norm(x)); statistics are taken from all of ``x`` now."""
-    affine = Affine(x, norm)
+def norm_silu(clip: Clip, norm: nn.GroupNorm) -> Fill:
+    """A ``Fill`` that shows the network SiLU(norm(x)); statistics are taken from all of ``clip`` now."""
+    affine = Affine(clip, norm)
 
     def fill(frames: Tensor, into: Tensor) -> None:
-        into.copy_(F.silu(affine(frames), inplace=True))
+        done = 0
+        for part in cut(frames, growth=4):
+            into[:, :, done : done + part.shape[2]] = F.silu(affine(part), inplace=True)
+            done += part.shape[2]
 
     return fill
 
 
-def padded(x: Tensor, start: int, stop: int, causal: int, fill: Fill) -> Tensor:
-    """Frames [start, stop) of ``x`` after replicate padding: ``causal`` frames in front, one pixel around."""
-    lead = max(0, causal - start)
-    frames = x[:, :, max(0, start - causal) : stop - causal]
-    batch, channels, _, height, width = x.shape
-    window = empty_frames(x, batch, channels, stop - start, height + 2, width + 2)
-    body = window[:, :, lead:]
-    fill(frames, body[..., 1:-1, 1:-1])
-    body[..., 1:-1, 0] = body[..., 1:-1, 1]
-    body[..., 1:-1, -1] = body[..., 1:-1, -2]
-    body[..., 0, :] = body[..., 1, :]
-    body[..., -1, :] = body[..., -2, :]
-    window[:, :, :lead] = body[:, :, :1]
-    return window
+class Windows:
+    """The last piece of a clip as a convolution wants it, again and again as its owner pops one piece after the other.
 
-
-def causal_conv(conv: nn.Conv3d, x: Tensor, fill: Fill = copy_frames, add_to: Tensor | None = None) -> Tensor:
-    """3×3×3 convolution of ``x`` [B, C, T, H, W], causal, replicate-padded, with the stride of ``conv``.
-
-    Returns a new tensor, or ``add_to`` with the result added in place.
+    A window has ``causal`` earlier frames in front (before the first frame: copies of it) and one replicated pixel
+    around. The frames that it shares with the next, earlier window are filled in once and handed over.
     """
+
+    def __init__(self, clip: Clip, causal: int, fill: Fill) -> None:
+        self._clip, self._causal, self._fill = clip, causal, fill
+        self._shared: Tensor | None = None
+
+    def last(self) -> Tensor:
+        """The window [B, C, causal + t, H + 2, W + 2] of the piece that is now the last, to be asked for once."""
+        batch, channels, frames, height, width = self._clip[-1].shape
+        window = empty_frames(self._clip[-1], batch, channels, self._causal + frames, height + 2, width + 2)
+        missing = window.shape[2]
+        if self._shared is not None:
+            missing -= self._causal
+            window[:, :, missing:] = self._shared
+        lead = self._fill_in(window[:, :, :missing, 1:-1, 1:-1])
+        body = window[:, :, lead:missing]
+        body[..., 1:-1, 0] = body[..., 1:-1, 1]
+        body[..., 1:-1, -1] = body[..., 1:-1, -2]
+        body[..., 0, :] = body[..., 1, :]
+        body[..., -1, :] = body[..., -2, :]
+        window[:, :, :lead] = window[:, :, lead : lead + 1]
+        self._shared = window[:, :, : self._causal].clone() if len(self._clip) > 1 else None
+        return window
+
+    def _fill_in(self, inner: Tensor) -> int:
+        """Fill the frames of a window that are not shared; returns how many in front lie before the clip."""
+        position = self._causal + self._clip[-1].shape[2]
+        for piece in reversed(self._clip):
+            position, stop = position - piece.shape[2], min(position, inner.shape[2])
+            start = max(position, 0)
+            if start < stop:
+                self._fill(piece[:, :, start - position : stop - position], inner[:, :, start:stop])
+            if position <= 0:
+                return 0
+        return position
+
+
+def causal_conv(conv: nn.Conv3d, clip: Clip, fill: Fill = copy_frames) -> Clip:
+    """3×3×3 convolution, causal, replicate-padded, with the stride of ``conv``; empties ``clip``."""
     taps, step = conv.kernel_size[0], conv.stride[0]
-    out_frames = (x.shape[2] - 1) // step + 1
-    out = add_to
-    for start, stop in windows(out_frames, frame_bytes(x) * step):
-        piece: Tensor = conv(padded(x, start * step, (stop - 1) * step + taps, taps - 1, fill))
-        if add_to is not None:
-            add_to[:, :, start:stop] += piece
-            continue
-        if stop - start == out_frames:
-            return piece
-        if out is None:
-            out = empty_frames(piece, *piece.shape[:2], out_frames, *piece.shape[3:])
-        out[:, :, start:stop] = piece
-    assert out is not None
-    return out
+    recut(clip, conv.out_channels / conv.in_channels)
+    windows = Windows(clip, taps - 1, fill)
+    out = []
+    while clip:
+        skipped = -frame_count(clip[:-1]) % step
+        has_output = clip[-1].shape[2] > skipped
+        window = windows.last()[:, :, skipped:]
+        clip.pop()
+        if has_output:
+            out.append(conv(window))
+        del window
+    return out[::-1]
 
 
-def pointwise_conv(conv: nn.Conv3d, x: Tensor) -> Tensor:
-    """1×1×1 convolution of ``x``, into the memory of ``x`` itself where the result is no wider."""
-    width_out = conv.out_channels
-    fits = width_out <= x.shape[1]
-    out = x[:, :width_out] if fits else empty_frames(x, x.shape[0], width_out, *x.shape[2:])
-    for start, stop in windows(x.shape[2], frame_bytes(x)):
-        out[:, :, start:stop] = conv(x[:, :, start:stop])
-    return out
+def pointwise_conv(conv: nn.Conv3d, clip: Clip) -> Clip:
+    """1×1×1 convolution; empties ``clip``."""
+    return [conv(clip.pop()) for _ in range(len(clip))][::-1]
 
 
-def upsampling_conv(conv: nn.Conv3d, x: Tensor, time_factor: int) -> Tensor:
-    """Nearest upsampling by (``time_factor``, 2, 2), then a causal 3×3×3 convolution, in one step.
+def upsampling_conv(conv: nn.Conv3d, clip: Clip, time_factor: int) -> Clip:
+    """Nearest upsampling by (``time_factor``, 2, 2), then a causal 3×3×3 convolution, in one step; empties ``clip``.
 
     Each output reads only two neighbours of the original grid along a doubled axis, so the convolution runs
     there with summed taps: 8 or 12 instead of 27 multiplications an output, and no upsampled tensor.
     The first frame stays single: T frames become (T − 1)·time_factor + 1.
     """
-    batch, _, frames, height, width = x.shape
     weight, bias = folded_taps(conv, time_factor)
-    causal = weight.shape[2] - 1
-    out = empty_frames(x, batch, conv.out_channels, (frames - 1) * time_factor + 1, 2 * height, 2 * width)
-    for start, stop in windows(frames, frame_bytes(out) * time_factor):
-        window = padded(x, start, stop + causal, causal, copy_frames)
-        phases = F.conv3d(window, weight, bias)
-        phases = phases.view(batch, time_factor, 2, 2, -1, *phases.shape[2:])
-        for t, i, j in itertools.product(range(time_factor), range(2), range(2)):
-            piece = phases[:, t, i, j, :, :, i : i + height, j : j + width]
-            first = (start - 1) * time_factor + 1 + t
-            if first < 0:  # the first frame has no earlier twin
-                first, piece = first + time_factor, piece[:, :, 1:]
-            last = (stop - 2) * time_factor + 1 + t
-            out[:, :, first : last + 1 : time_factor, i::2, j::2] = piece
+    recut(clip, 4 * time_factor * conv.out_channels / conv.in_channels)
+    windows = Windows(clip, weight.shape[2] - 1, copy_frames)
+    out = []
+    while clip:
+        phases = F.conv3d(windows.last(), weight, bias)
+        clip.pop()
+        # The first frame has no earlier twin.
+        out.append(interleaved(phases, time_factor, left_out=0 if clip else time_factor - 1))
+        del phases
+    return out[::-1]
+
+
+def interleaved(phases: Tensor, time_factor: int, left_out: int) -> Tensor:
+    """``phases`` [B, time_factor·2·2·C, T, H + 1, W + 1] in their places [B, C, T·time_factor − left_out, 2H, 2W]."""
+    batch, _, frames, height, width = (*phases.shape[:3], phases.shape[3] - 1, phases.shape[4] - 1)
+    by_phase = phases.view(batch, time_factor, 2, 2, -1, *phases.shape[2:])
+    channels = by_phase.shape[4]
+    out = empty_frames(phases, batch, channels, frames * time_factor - left_out, 2 * height, 2 * width)
+    for t, i, j in itertools.product(range(time_factor), range(2), range(2)):
+        skipped = 1 if t < left_out else 0
+        piece = by_phase[:, t, i, j, :, skipped:, i : i + height, j : j + width]
+        out[:, :, t - left_out + skipped * time_factor :: time_factor, i::2, j::2] = piece
     return out
 
 

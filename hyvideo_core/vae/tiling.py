@@ -9,7 +9,7 @@ Source: HunyuanVideo ``hyvideo/vae/autoencoder_kl_causal_3d.py`` (spatial and te
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -205,24 +205,19 @@ def _beginning(tile: Tensor, dim: int, segment: Segment) -> Tensor:
     return tile.narrow(dim, 0, segment.target.stop - segment.target.start)
 
 
-def run_tiled(network: Network, x: Tensor, plan: TilePlan) -> Tensor:
-    """Run ``network`` over the tiles of ``x`` [B, C, T, H, W] and assemble what it returns.
+def run_tiled(network: Network, x: Tensor, plan: TilePlan) -> Iterator[Tensor]:
+    """Run ``network`` over the tiles of ``x`` [B, C, T, H, W]; yield the frames of each temporal tile once they are final.
 
-    Besides the result only one temporal tile and the fading edges are held.
+    While a temporal tile is computed, of the earlier ones only the fading edge is held.
     """
-    if len(plan.frames) == 1:
-        return _run_pictures(network, x, plan)
-    out = end = None
+    end = None
     for index, segment in enumerate(plan.frames):
         clip = _run_pictures(network, x[:, :, segment.source], plan)[:, :, segment.discard :]
-        if out is None:
-            out = clip.new_empty(*clip.shape[:2], *plan.shape)
         if end is not None:
             blend_(end, clip, TIME)
-        out[:, :, segment.target] = _beginning(clip, TIME, segment)
         end = _end(clip, TIME, _next(plan.frames, index))
-    assert out is not None
-    return out
+        yield _beginning(clip, TIME, segment)
+        del clip
 
 
 def _run_pictures(network: Network, x: Tensor, plan: TilePlan) -> Tensor:
