@@ -76,6 +76,40 @@ def test_every_attention_kernel_gives_the_same_velocity(kernel: str) -> None:
     assert rel_l2(random_dit(attention=kernel)(**given_inputs), DIT(**given_inputs)) <= ROUNDING
 
 
+@given(
+    groups=st.sampled_from([1, 2, 4, 8]),
+    chunk_tokens=st.integers(1, 40),
+    frames=st.integers(1, 3),
+    lengths=st.lists(st.integers(1, 8), min_size=1, max_size=2),
+    token_replace=st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
+def test_head_groups_and_chunks_change_nothing_but_rounding(
+    groups: int, chunk_tokens: int, frames: int, lengths: list[int], token_replace: bool
+) -> None:
+    given_inputs = inputs(MANY_HEADS.config, batch=len(lengths), thw=(frames, 4, 6), length=8)
+    for i, n in enumerate(lengths):
+        given_inputs["text_mask"][i, n:] = 0
+    grouped = random_dit(MANY_HEADS.config, head_groups=groups, chunk_tokens=chunk_tokens)
+    expected = MANY_HEADS(**given_inputs, token_replace=token_replace)
+    assert rel_l2(grouped(**given_inputs, token_replace=token_replace), expected) <= ROUNDING
+
+
+@pytest.mark.parametrize("groups", [0, 3, -1, 16])
+def test_head_groups_must_divide_the_heads(groups: int) -> None:
+    with pytest.raises(ValueError, match=f"head_groups is {groups}.*8 heads"):
+        random_dit(MANY_HEADS.config, head_groups=groups)(**inputs(MANY_HEADS.config))
+
+
+def test_a_given_first_frame_is_seen_without_noise_and_guidance() -> None:
+    plain = inputs(thw=(3, 4, 6))
+    assert rel_l2(DIT(**plain, token_replace=True), DIT(**plain)) > 1e-3
+    # At the end of the schedule, and with guidance that says nothing, the frame is like every other.
+    dit = random_dit(replace(TINY, guidance_embed=False))
+    clean = inputs(dit.config, thw=(3, 4, 6)) | {"timestep": torch.zeros(1)}
+    assert rel_l2(dit(**clean, token_replace=True), dit(**clean)) <= ROUNDING
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_inputs_are_never_modified_and_a_second_forward_gives_identical_bits(dtype: torch.dtype) -> None:
     dit = random_dit().to(dtype)

@@ -9,7 +9,10 @@ import torch
 from dit_data import randn
 
 from golden_data import rel_l2
+from hyvideo_core.attention.kernels import sdpa
 from hyvideo_core.model.layers import RMSNorm, gelu_, modulated_norm, sinusoid, token_chunks
+from hyvideo_core.model.ragged import attend_ragged
+from hyvideo_core.model.rope import rope_table, rotate, rotate_real
 
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
@@ -52,3 +55,23 @@ def test_gelu_is_the_tanh_form_and_works_in_place() -> None:
 def test_chunks_cover_every_token_once(length: int, size: int) -> None:
     covered = [i for at in token_chunks(length, size) for i in range(at.start, at.stop)]
     assert covered == list(range(length))
+
+
+@pytest.mark.parametrize("lengths", [(7, 7), (7, 3)])
+def test_attention_may_be_written_where_it_is_wanted(lengths: tuple[int, ...]) -> None:
+    qkv = randn(3, 2, 7, 2, 8).unbind(0)
+    room = torch.full((2, 7, 6, 8), torch.nan)
+    expected = attend_ragged(sdpa, qkv, lengths)
+    written = attend_ragged(sdpa, qkv, lengths, room[:, :, 2:4])
+    assert written.data_ptr() == room[:, :, 2:4].data_ptr()
+    assert torch.equal(room[:, :, 2:4], expected)
+    assert room.isnan().sum() == 2 * 7 * 4 * 8
+    for i, n in enumerate(lengths):
+        assert rel_l2(expected[i, :n], sdpa(*(part[i : i + 1, :n] for part in qkv))[0]) <= 1e-6
+        assert not expected[i, n:].any()
+
+
+def test_turning_with_real_numbers_is_the_same_turn() -> None:
+    table = rope_table((2, 3, 4), (4, 2, 2), 256.0)
+    x = randn(2, 24, 3, 8)
+    assert rel_l2(rotate_real(x, torch.view_as_real(table)), rotate(x, table)) <= 1e-6
