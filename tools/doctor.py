@@ -125,7 +125,7 @@ def whose_python() -> str:
         return f"that of this clone's demo, test and serve{other}"
     if comfyui.is_users_own():
         return "which must be the one that runs ComfyUI"
-    return "since this clone has no environment of its own yet"
+    return "examined since this clone has no environment of its own yet"
 
 
 def software_remedy(missing: Sequence[str], host: Path | None) -> str:
