@@ -12,7 +12,7 @@ CORE = Path(__file__).parent.parent.parent / "hyvideo_core"
 FILES = sorted(CORE.rglob("*.py"))
 #: A part may import parts of a smaller number, and itself.
 LAYER = {
-    "errors": 0, "types": 1, "configs": 2, "ops": 3, "attention": 3, "model": 4, "vae": 4, "text": 4,
+    "errors": 0, "types": 1, "configs": 2, "ops": 3, "attention": 3, "memory": 3, "model": 4, "vae": 4, "text": 4,
     "weights": 5, "sample": 6, "extensions": 7, "parallel": 8,
 }  # fmt: skip
 #: Leaves: nothing else in the library imports them.

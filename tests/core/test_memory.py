@@ -1,0 +1,282 @@
+"""Placement and streaming of blocks: exact, one way, and nothing left behind, whatever goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from dit_data import inputs, prompt, randn, random_dit
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from hyvideo_core.extensions import BlockSwap
+from hyvideo_core.memory import BlockStream, Placement
+from hyvideo_core.memory.placement import spread
+from hyvideo_core.memory.tensors import places
+from hyvideo_core.memory.transfers import ImmediateTransfers, Pairs
+from hyvideo_core.model import DiT
+from hyvideo_core.ops import Linear, fp8
+from hyvideo_core.sample import sample
+from hyvideo_core.sample.schedule import flow_sigmas
+
+CPU = torch.device("cpu")
+
+
+class LazyTransfers:
+    """Copies as late as is allowed, when the computation waits for them: a missing wait shows as wrong numbers.
+
+    Logs what happens. Until then the targets hold NaN, and so do they once the computation is over.
+    """
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, int]] = []
+        self.pending: list[tuple[int, Pairs]] = []
+        self.marks = self.sent = 0
+        self.is_closed = False
+
+    def copy(self, pairs: Pairs, after: int) -> int:
+        assert after <= self.marks, "waits for a computation that was never marked"
+        for target, _ in pairs:
+            target.view(-1).view(torch.uint8).fill_(255)
+        self.sent += 1
+        self.pending.append((self.sent, pairs))
+        self.log.append(("copy", self.sent))
+        return self.sent
+
+    def await_copies(self, mark: int) -> None:
+        while self.pending and self.pending[0][0] <= mark:
+            _, pairs = self.pending.pop(0)
+            for target, source in pairs:
+                target.copy_(source)
+        self.log.append(("await", mark))
+
+    def mark_computation(self) -> int:
+        self.marks += 1
+        return self.marks
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def blocks_of(dit: DiT) -> list[nn.Module]:
+    return [*dit.double_blocks, *dit.single_blocks]
+
+
+def placed(dit: DiT, resident: int) -> Placement:
+    placement = Placement(dit, blocks_of(dit), CPU)
+    placement.put(resident)
+    return placement
+
+
+def velocities(dit: DiT, extensions: Sequence[Any] = (), steps: int = 3) -> list[torch.Tensor]:
+    config = dit.config
+    run = sample(
+        dit, randn(1, config.in_channels, 2, 4, 6), prompt(), sigmas=flow_sigmas(steps, 7.0), extensions=extensions
+    )
+    return [step.x for step in run]
+
+
+def fp8_dit() -> DiT:
+    dit = random_dit()
+    for block in blocks_of(dit):
+        for layer in block.modules():
+            if isinstance(layer, Linear):
+                layer.store(fp8.quantized(layer.weight))
+    return dit
+
+
+# --- swapping is exact ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transfers", [ImmediateTransfers, LazyTransfers])
+@pytest.mark.parametrize("make", [random_dit, fp8_dit], ids=["plain", "fp8"])
+@pytest.mark.parametrize("resident", range(5))
+def test_a_swapped_run_is_bit_identical(resident: int, make: Any, transfers: Any) -> None:
+    expected = velocities(make())
+    dit = make()
+    placement = placed(dit, resident)
+    found = velocities(dit, [BlockSwap(waiting=placement.waiting, transfers=lambda _: transfers())])
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_without_blocks_that_wait_nothing_is_wrapped() -> None:
+    dit = random_dit()
+    placement = placed(dit, 4)
+    extension = BlockSwap(waiting=placement.waiting)
+    stream = BlockStream(placement.waiting(), CPU, ImmediateTransfers())
+    inner = object()
+    assert extension.wrap_block(inner, stream) is inner  # type: ignore[arg-type]
+    assert stream.buffer_bytes == 0
+
+
+def test_the_next_block_is_on_its_way_before_the_one_before_it_computes() -> None:
+    lane = LazyTransfers()
+    dit = random_dit()
+    placement = placed(dit, 0)
+    velocities(dit, [BlockSwap(waiting=placement.waiting, transfers=lambda _: lane)], steps=1)
+    # Copy 1 is of block 1; whenever a block is waited for, the copy after it has been sent already.
+    sent = 0
+    for what, number in lane.log:
+        sent = number if what == "copy" else sent
+        assert what == "copy" or sent == number + 1
+    assert [number for what, number in lane.log if what == "await"] == [1, 2, 3, 4]
+    assert lane.is_closed
+
+
+def test_two_blocks_that_fit_the_two_buffers_are_sent_once() -> None:
+    lane = LazyTransfers()
+    dit = random_dit()
+    placement = placed(dit, 2)
+    velocities(dit, [BlockSwap(waiting=placement.waiting, transfers=lambda _: lane)], steps=4)
+    assert lane.sent == 2
+
+
+def test_the_buffers_hold_two_blocks_whatever_their_number() -> None:
+    dit = random_dit()
+    blocks = blocks_of(dit)
+    stream = BlockStream(blocks, CPU, ImmediateTransfers())
+    largest = max(sum(p.nbytes for p in block.parameters()) for block in blocks)
+    assert 2 * largest <= stream.buffer_bytes < 2 * largest + 2 * 256 * 40
+
+
+@given(order=st.lists(st.integers(0, 3), min_size=1, max_size=12))
+@settings(max_examples=30)
+def test_blocks_may_be_skipped_or_repeated(order: list[int]) -> None:
+    layers = [nn.Linear(3, 3).requires_grad_(False) for _ in range(4)]
+    x = torch.randn(2, 3)
+    stream = BlockStream(layers, CPU, LazyTransfers())
+    for number in order:
+        expected = layers[number](x)
+        with stream.arrived(layers[number]):
+            assert torch.equal(layers[number](x), expected)
+
+
+# --- nothing is left behind -------------------------------------------------------------------------------------
+
+
+class Boom(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("how", ["exception", "interrupt", "closed"])
+def test_after_any_end_the_hosts_tensors_are_back_and_the_lane_is_closed(how: str) -> None:
+    dit = random_dit()
+    placement = placed(dit, 1)
+    before = [place.get().data_ptr() for place in places(dit)]
+    lane = LazyTransfers()
+    handles = []
+
+    def fail(*_: Any) -> None:
+        raise (ValueError("no") if how == "exception" else Boom())
+
+    if how != "closed":
+        handles.append(dit.single_blocks[0].register_forward_pre_hook(fail))
+    run = sample(
+        dit,
+        randn(1, 4, 2, 4, 6),
+        prompt(),
+        sigmas=flow_sigmas(3, 7.0),
+        extensions=[BlockSwap(waiting=placement.waiting, transfers=lambda _: lane)],
+    )
+    if how == "closed":
+        next(run)
+        run.close()  # type: ignore[attr-defined]
+    else:
+        with pytest.raises((ValueError, Boom)):
+            list(run)
+    assert [place.get().data_ptr() for place in places(dit)] == before
+    assert lane.is_closed
+
+
+# --- placement ------------------------------------------------------------------------------------------------
+
+
+@given(total=st.integers(1, 60), data=st.data())
+def test_residents_are_spread_evenly(total: int, data: st.DataObject) -> None:
+    count = data.draw(st.integers(0, total))
+    chosen = spread(count, total)
+    assert sum(chosen) == count
+    gaps = [i for i, here in enumerate(chosen) if not here]
+    if 0 < count < total:
+        runs = [len(run) for run in "".join("x" if here else " " for here in chosen).split("x")[:-1]]
+        assert max(runs) - min(runs) <= 1
+    assert len(gaps) == total - count
+
+
+@pytest.mark.parametrize("count", [-1, 5])
+def test_more_residents_than_blocks_are_an_error(count: int) -> None:
+    with pytest.raises(ValueError, match=rf"resident blocks are {count}.*4 blocks"):
+        spread(count, 4)
+
+
+@given(steps=st.lists(st.one_of(st.integers(0, 4), st.just("free"), st.just("release")), min_size=1, max_size=6))
+@settings(max_examples=25)
+def test_whatever_is_done_the_sizes_tell_the_truth_and_the_weights_stay(steps: list[Any]) -> None:
+    dit = random_dit()
+    arguments = inputs()
+    expected = dit(**arguments)
+    placement = Placement(dit, blocks_of(dit), CPU)
+    host = {id(place.get().untyped_storage()): 0 for place in places(dit)}
+    for step in steps:
+        before = placement.resident_bytes
+        if step == "release":
+            placement.release()
+        elif step == "free":
+            freed = placement.free(before // 3 + 1 if before else 0)
+            assert freed == before - placement.resident_bytes
+            assert freed > before // 3 or not before
+        else:
+            placement.put(step)
+            assert placement.resident == step
+        copies = [place.get() for place in places(dit) if place.get().data_ptr() not in pointers(placement)]
+        assert sum(tensor.nbytes for tensor in copies) == placement.resident_bytes
+        assert torch.equal(dit(**arguments), expected)
+    placement.release()
+    assert placement.resident_bytes == 0
+    assert len(host) > 0
+
+
+def pointers(placement: Placement) -> set[int]:
+    """Where the host's own tensors are."""
+    return {tensor.data_ptr() for tensor in placement._host.values()}
+
+
+def test_a_device_that_runs_full_is_left_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    dit = random_dit()
+    placement = Placement(dit, blocks_of(dit), CPU)
+    copies = 0
+    original = Placement._copy
+
+    def full(self: Placement, found: Any) -> None:
+        nonlocal copies
+        copies += 1
+        if copies == 4:
+            found[0].put(found[0].get().clone())
+            raise torch.OutOfMemoryError("full")
+        original(self, found)
+
+    monkeypatch.setattr(Placement, "_copy", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        placement.put(4)
+    assert placement.resident_bytes == 0
+    assert {place.get().data_ptr() for place in places(dit)} == pointers(placement)
+
+
+def test_leaving_comes_before_arriving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two resident blocks of four that become two others never are three."""
+    dit = random_dit()
+    placement = placed(dit, 2)
+    highest = 0
+    original = Placement._copy
+
+    def watched(self: Placement, found: Any) -> None:
+        nonlocal highest
+        original(self, found)
+        highest = max(highest, self.resident + 1)
+
+    monkeypatch.setattr(Placement, "_copy", watched)
+    placement.put(3)
+    assert highest <= 3
