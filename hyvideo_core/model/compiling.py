@@ -27,8 +27,12 @@ class CompileError(HyVideoError):
 
 @cache
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """The same function, compiled on its first call with arguments of given shapes."""
-    return torch.compile(function, dynamic=False, fullgraph=True)
+    """The same function, compiled on its first call with arguments of given shapes.
+
+    After torch's ``recompile_limit`` of shapes (8), new ones run uncompiled and torch logs it once.
+    """
+    # Not with fullgraph, under which that limit is an error.
+    return torch.compile(function, dynamic=False)
 
 
 @cache
@@ -36,7 +40,7 @@ def why_not_compile(device: torch.device) -> str:
     """Why functions cannot be compiled for this device, by compiling one; empty where they can."""
     x = torch.linspace(-3, 3, 64, device=device)
     try:
-        found = torch.compile(_example, dynamic=False, fullgraph=True)(x)
+        found = torch.compile(_example, dynamic=False)(x)
     except Exception as error:  # whatever compilers, drivers and their absence raise is the answer, not a crash
         needed = "a C++ compiler" if device.type == "cpu" else "Triton and a C compiler"
         reason = str(error).strip().splitlines() or [type(error).__name__]

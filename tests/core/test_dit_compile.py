@@ -54,7 +54,7 @@ def test_compiled_blocks_give_the_same_velocity_from_few_graphs() -> None:
     assert why_not_compile(CPU) == ""
     dit = random_dit(chunk_tokens=4)
     before = graphs()
-    assert difference(dit, thw=(3, 4, 8)) <= ROUNDING
+    assert difference(dit, thw=(3, 4, 6)) <= ROUNDING
     # One for q, k and v and one beside the MLP, for whole chunks; the others are not compiled.
     assert graphs() - before == 2
 
@@ -73,9 +73,13 @@ def test_compiled_blocks_give_the_same_velocity_from_few_graphs() -> None:
     assert difference(dit, thw=(3, 4, 8), batch=2) <= ROUNDING
     assert graphs() - before == 2
 
-    # A group of heads is another shape.
+    # A group of heads is another shape. Where there were too many of them, it runs as it is.
     dit.head_groups = 2
     assert difference(dit, thw=(3, 4, 8)) <= ROUNDING
+    assert graphs() - before == 3
+    dit.chunk_tokens = 3
+    with torch._dynamo.config.patch(recompile_limit=1):
+        assert difference(dit, thw=(3, 4, 8)) <= ROUNDING
     assert graphs() - before == 3
 
 
