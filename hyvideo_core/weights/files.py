@@ -18,7 +18,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hyvideo_core.errors import CheckpointError
 from hyvideo_core.ops import Stored
@@ -106,10 +108,7 @@ class SafetensorsCheckpoint(Checkpoint):
         with self.path.open("rb") as file:
             length = struct.unpack("<Q", file.read(8))[0]
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        with warnings.catch_warnings():
-            # torch warns that the memory is read-only, which is the point.
-            warnings.simplefilter("ignore", UserWarning)
-            return torch.frombuffer(mapped, dtype=torch.uint8)[8 + length :]
+        return as_tensor(np.frombuffer(mapped, np.uint8))[8 + length :]
 
 
 class PickleCheckpoint(Checkpoint):
@@ -133,6 +132,14 @@ class ShardedCheckpoint(Checkpoint):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._shard_of[name][name]
+
+
+def as_tensor(mapped: NDArray[Any]) -> torch.Tensor:
+    """A tensor that shares memory mapped for reading only. Writing to it would end the process."""
+    with warnings.catch_warnings():
+        # torch warns that the memory is read-only, which is the point.
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(mapped)
 
 
 def open_folder(path: str | Path) -> Checkpoint:

@@ -21,7 +21,7 @@ import torch
 from hyvideo_core.errors import CheckpointError
 from hyvideo_core.ops import Stored
 from hyvideo_core.ops.ggml import FORMATS, Ggml
-from hyvideo_core.weights.files import Checkpoint
+from hyvideo_core.weights.files import Checkpoint, as_tensor
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -65,7 +65,7 @@ class GgufCheckpoint(Checkpoint):
         shapes = {}
         for tensor in reader.tensors:
             # A bfloat16 tensor and a quantised one come as bytes.
-            data, kind = torch.from_numpy(tensor.data), tensor.tensor_type.name
+            data, kind = as_tensor(tensor.data), tensor.tensor_type.name
             if kind not in (*PLAIN_FORMATS, *FORMATS):
                 raise CheckpointError(
                     f"{path.name}: {tensor.name} is quantised as {kind}, but this loader reads "
@@ -263,8 +263,8 @@ def _bounded_reader(path: Path) -> GGUFReader:
                 end += length * self.gguf_scalar_to_np[GGUFValueType(kind)]().itemsize
             return end - orig_offs, [], [], []
 
-    # Copy on write: torch wants memory that could be written to, and the file must never change.
-    return BoundedReader(path, "c")
+    # Read-only: a writable map of a file larger than the machine's memory is refused by Linux.
+    return BoundedReader(path, "r")
 
 
 def _original_shape(reader: GGUFReader, name: str, path: Path) -> tuple[int, ...]:

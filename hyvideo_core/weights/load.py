@@ -75,7 +75,7 @@ def _checked(
     """The tensor that the file calls ``found``, of the shape and kind that the module's ``name`` needs."""
     stored = checkpoint.stored(found)
     if adapt is not None:
-        stored = Stored(adapt(name, stored.dense(stored.data.dtype) if stored.is_packed else stored.data))
+        stored = Stored(adapt(name, stored.dense(torch.float32) if stored.is_packed else stored.data))
     if stored.shape != slot.shape:
         raise CheckpointError(
             f"{checkpoint.path.name}: {found} has shape {list(stored.shape)}, but this "
