@@ -151,6 +151,16 @@ def vae_device() -> torch.device:
     return mm.vae_device()
 
 
+def free_bytes(device: torch.device) -> int:
+    """What is free on a device now, the unused part of torch's own pool included."""
+    return int(mm.get_free_memory(device))
+
+
+def empty_cache() -> None:
+    """Give torch's unused pool back."""
+    mm.soft_empty_cache()
+
+
 def dtype_of(choice: str, device: torch.device, *, on_gpu: str, on_cpu: str) -> torch.dtype:
     """The dtype a loader's choice means; ``auto`` is ``on_gpu`` or ``on_cpu``."""
     if choice == "auto":
