@@ -26,3 +26,7 @@ class TokenizerError(HyVideoError):
 
 class NumericsError(HyVideoError, ArithmeticError):
     """NaN or infinity where the model should give numbers."""
+
+
+class DoesNotFitError(HyVideoError):
+    """More memory is needed than there is, whatever is done."""

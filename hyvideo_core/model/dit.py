@@ -130,11 +130,15 @@ class DiT(nn.Module):
 
         x [B, in_channels, T, H, W]; timestep [B] 0–1000; text [B, L, text_dim] with text_mask [B, L] (None: all
         valid); pooled [B, pooled_dim]; guidance [B] in the model's unit (scale·1000), needed by distilled
-        checkpoints. ``token_replace`` says that frame 0 of x is the latent of a given image. Raises ``ValueError``
-        for shapes that do not fit, for missing guidance and for ``head_groups`` that do not divide the heads,
+        checkpoints; one row of these serves all of x. ``token_replace`` says that frame 0 of x is the latent of a
+        given image. Raises ``ValueError`` for shapes that do not fit, for missing guidance and for ``head_groups`` that do not divide the heads,
         ``CompileError`` where blocks cannot be compiled.
         """
-        self._check(x, timestep, text, text_mask, pooled, guidance)
+        check_inputs(self.config, x, timestep, text, text_mask, pooled, guidance)
+        if self.head_groups < 1 or self.config.heads % self.head_groups:
+            raise ValueError(f"head_groups is {self.head_groups}, but must divide the {self.config.heads} heads.")
+        timestep, text, pooled = (_for_each(rows, len(x)) for rows in (timestep, text, pooled))
+        text_mask, guidance = (rows if rows is None else _for_each(rows, len(x)) for rows in (text_mask, guidance))
         if self.compile_blocks and (reason := why_not_compile(x.device)):
             raise CompileError(f"The transformer's blocks cannot be compiled here: {reason} Or switch compiling off.")
         stream = self._embed(x, timestep, text, text_mask, pooled, guidance, seams)
@@ -195,42 +199,48 @@ class DiT(nn.Module):
             t=t, h=h, w=w, pt=pt, ph=ph, pw=pw,
         )  # fmt: skip
 
-    def _check(
-        self,
-        x: torch.Tensor,
-        timestep: torch.Tensor,
-        text: torch.Tensor,
-        text_mask: torch.Tensor | None,
-        pooled: torch.Tensor,
-        guidance: torch.Tensor | None,
-    ) -> None:
-        config = self.config
-        if x.ndim != 5:
-            raise ValueError(f"latent has shape {list(x.shape)}, but [B, C, T, H, W] is needed.")
-        if text_mask is not None and text_mask.shape != text.shape[:2]:
+
+def _for_each(rows: torch.Tensor, batch: int) -> torch.Tensor:
+    """A row for each of ``batch`` samples; one row serves all."""
+    return rows.expand(batch, *rows.shape[1:])
+
+
+def check_inputs(
+    config: DiTConfig,
+    x: torch.Tensor,
+    timestep: torch.Tensor,
+    text: torch.Tensor,
+    text_mask: torch.Tensor | None,
+    pooled: torch.Tensor,
+    guidance: torch.Tensor | None,
+) -> None:
+    """Raise ``ValueError`` for arguments of ``DiT.forward`` that do not fit the configuration or each other."""
+    if x.ndim != 5:
+        raise ValueError(f"latent has shape {list(x.shape)}, but [B, C, T, H, W] is needed.")
+    if text_mask is not None and text_mask.shape != text.shape[:2]:
+        raise ValueError(
+            f"text mask has shape {list(text_mask.shape)}, but the text has {list(text.shape[:2])}. "
+            "Encode the prompt again, or leave the mask out."
+        )
+    for name, found, expected in (
+        ("latent channels", x.shape[1], config.in_channels),
+        ("text width", text.shape[-1], config.text_dim),
+        ("pooled text width", pooled.shape[-1], config.pooled_dim),
+    ):
+        if found != expected:
             raise ValueError(
-                f"text mask has shape {list(text_mask.shape)}, but the text has {list(text.shape[:2])}. "
-                "Encode the prompt again, or leave the mask out."
+                f"{name}: got {found}, but this checkpoint expects {expected}. "
+                "Use the latent and text encoders that belong to it."
             )
-        for name, found, expected in (
-            ("latent channels", x.shape[1], config.in_channels),
-            ("text width", text.shape[-1], config.text_dim),
-            ("pooled text width", pooled.shape[-1], config.pooled_dim),
-        ):
-            if found != expected:
-                raise ValueError(
-                    f"{name}: got {found}, but this checkpoint expects {expected}. "
-                    "Use the latent and text encoders that belong to it."
-                )
-        if any(size % patch for size, patch in zip(x.shape[2:], config.patch_size, strict=True)):
+    if any(size % patch for size, patch in zip(x.shape[2:], config.patch_size, strict=True)):
+        raise ValueError(
+            f"latent size {list(x.shape[2:])} is not a multiple of the patch {list(config.patch_size)}. "
+            "Use widths and heights that are multiples of 16 px."
+        )
+    if config.guidance_embed and guidance is None:
+        raise ValueError("This checkpoint is guidance-distilled and needs an embedded guidance (default 6).")
+    for name, rows in (("timestep", timestep), ("text", text), ("pooled text", pooled), ("guidance", guidance)):
+        if rows is not None and (rows.ndim == 0 or len(rows) not in (1, len(x))):
             raise ValueError(
-                f"latent size {list(x.shape[2:])} is not a multiple of the patch {list(config.patch_size)}. "
-                "Use widths and heights that are multiples of 16 px."
+                f"{name} has shape {list(rows.shape)}, but needs a row for each of {len(x)} latents, or one."
             )
-        if self.head_groups < 1 or config.heads % self.head_groups:
-            raise ValueError(f"head_groups is {self.head_groups}, but must be a divisor of the {config.heads} heads.")
-        if config.guidance_embed and guidance is None:
-            raise ValueError("This checkpoint is guidance-distilled and needs an embedded guidance (default 6).")
-        for name, rows in (("timestep", timestep), ("text", text), ("pooled text", pooled)):
-            if rows.ndim == 0 or len(rows) not in (1, len(x)):
-                raise ValueError(f"{name} has shape {list(rows.shape)}, but needs a row for each of {len(x)} latents.")

@@ -39,10 +39,12 @@ class Plain:
         return tuple(data.shape)
 
     def dense(self, data: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
-        """Data · scale, computed in float32 where there is a scale: [] for the whole, or [out, 1] for each row."""
+        """Data · scale, rounded once where there is a scale: [] for the whole, or [out, 1] for each row."""
         if scale is None:
             return data.to(dtype)
-        return (data.float() * scale).to(dtype)
+        # In place, so that nothing of the weight's size exists in float32. A bare number would be rounded to ``dtype``
+        # before the product; a scale with axes is not.
+        return data.to(dtype, copy=True).mul_(scale.reshape(-1, 1))
 
 
 PLAIN = Plain()

@@ -5,7 +5,7 @@ Closing the generator, or an exception inside it, undoes whatever extensions set
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +13,9 @@ from itertools import pairwise
 
 import torch
 
+from hyvideo_core.configs import DiTConfig
 from hyvideo_core.errors import NumericsError
-from hyvideo_core.model.dit import DiT, Seams
+from hyvideo_core.model.dit import DiT, Seams, check_inputs
 from hyvideo_core.sample.guidance import Guidance, embedded_guidance, guide, rescaled
 from hyvideo_core.sample.schedule import TIMESTEP_SCALE
 from hyvideo_core.sample.seams import Evaluation, Extension, Predict, Run, compose, started
@@ -49,14 +50,57 @@ def sample(
     Raises ``NumericsError`` at the first NaN or infinity, ``ValueError`` for inputs that do not fit.
     """
     guidance = guidance or Guidance()
-    if guidance.cfg > 1 and negative is None:
-        raise ValueError(f"cfg is {guidance.cfg}, but there is no negative prompt. Connect one or set cfg to 1.")
     if len(sigmas) < 2:
         raise ValueError(f"sigmas has {len(sigmas)} levels, but a run needs two or more: where it starts and ends.")
+    check_run(dit.config, x, positive, negative, guidance)
     x = x.to(dit.device, torch.float32)
-    prompts = {"positive": _fitted(positive, x, "positive")}
+    prompts = {"positive": _fitted(positive, x)}
     if guidance.cfg > 1 and negative is not None:
-        prompts["negative"] = _fitted(negative, x, "negative")
+        prompts["negative"] = _fitted(negative, x)
+    # Checked at the call, not at the first step.
+    return _steps(dit, x, prompts, sigmas, guidance, extensions)
+
+
+def check_run(
+    config: DiTConfig,
+    x: torch.Tensor,
+    positive: Conditioning,
+    negative: Conditioning | None = None,
+    guidance: Guidance | None = None,
+) -> None:
+    """Raise ``ValueError`` for inputs of ``sample`` that do not fit, before any weights are loaded for them."""
+    guidance = guidance or Guidance()
+    if guidance.cfg > 1 and negative is None:
+        raise ValueError(f"cfg is {guidance.cfg}, but there is no negative prompt. Connect one or set cfg to 1.")
+    prompts = {"positive": positive} | ({"negative": negative} if guidance.cfg > 1 and negative is not None else {})
+    for name, prompt in prompts.items():
+        batch, rows = len(x), len(prompt.text)
+        if rows not in (1, batch):
+            raise ValueError(
+                f"The {name} prompt has {rows} rows for a batch of {batch} latents. Give one prompt or one for each."
+            )
+        if len(prompt.pooled) != rows:
+            raise ValueError(
+                f"The {name} prompt has {rows} rows of text, but {len(prompt.pooled)} of pooled text. "
+                "Both come from one encoding; encode the prompt again."
+            )
+        scale = torch.ones(1) if config.guidance_embed else None
+        check_inputs(config, x, torch.ones(1), prompt.text, prompt.text_mask, prompt.pooled, scale)
+    if not bool(torch.isfinite(x).all()):
+        raise NumericsError(
+            "The latent to start from holds NaN or infinity. It was damaged where it was made: encode the video again, "
+            "with dtype bfloat16 or float32 in HyVideo Load VAE."
+        )
+
+
+def _steps(
+    dit: DiT,
+    x: torch.Tensor,
+    prompts: Mapping[str, Conditioning],
+    sigmas: torch.Tensor,
+    guidance: Guidance,
+    extensions: Sequence[Extension],
+) -> Iterator[Step]:
     steps = len(sigmas) - 1
     levels: list[float] = sigmas.tolist()
     evaluate = partial(_evaluate, dit, guidance)
@@ -79,7 +123,7 @@ def sample(
 def _guided(
     predict: Predict,
     evaluation: partial[Evaluation],
-    prompts: dict[str, Conditioning],
+    prompts: Mapping[str, Conditioning],
     guidance: Guidance,
 ) -> torch.Tensor:
     probe = evaluation(conditioning=prompts["positive"], branch="positive")
@@ -102,20 +146,11 @@ def _evaluate(dit: DiT, guidance: Guidance, evaluation: Evaluation, seams: Seams
         return dit(evaluation.x, timestep, prompt.text, prompt.text_mask, prompt.pooled, scale, seams=seams)
 
 
-def _fitted(prompt: Conditioning, x: torch.Tensor, name: str) -> Conditioning:
+def _fitted(prompt: Conditioning, x: torch.Tensor) -> Conditioning:
     """The prompt on the latent's device, one row for each sample."""
-    batch, rows = x.shape[0], prompt.text.shape[0]
-    if rows not in (1, batch):
-        raise ValueError(
-            f"The {name} prompt has {rows} rows for a batch of {batch} latents. Give one prompt or one for each."
-        )
-    if prompt.pooled.shape[0] != rows:
-        raise ValueError(
-            f"The {name} prompt has {rows} rows of text, but {prompt.pooled.shape[0]} of pooled text. "
-            "Both come from one encoding; encode the prompt again."
-        )
     prompt = prompt.to(x.device)
-    if rows == batch:
+    batch = x.shape[0]
+    if prompt.text.shape[0] == batch:
         return prompt
     mask = None if prompt.text_mask is None else prompt.text_mask.expand(batch, -1)
     return Conditioning(prompt.text.expand(batch, -1, -1), prompt.pooled.expand(batch, -1), mask)
@@ -124,8 +159,9 @@ def _fitted(prompt: Conditioning, x: torch.Tensor, name: str) -> Conditioning:
 def _check_finite(velocity: torch.Tensor, index: int, steps: int, dit: DiT) -> None:
     if bool(torch.isfinite(velocity).all()):
         return
+    other = "" if dit.attention == "chunked" else "Choose attention 'chunked' in the loader; if it stays, "
     raise NumericsError(
         f"The transformer returned NaN or infinity in step {index + 1} of {steps} ({dit.dtype}, attention "
-        f"'{dit.attention}'). The video would be black. Choose attention 'chunked' in the loader; if it stays, "
-        "the checkpoint or the text encoder's output is damaged."
+        f"'{dit.attention}'). The video would be black. {other}the checkpoint or the text encoder's output is damaged: "
+        "download the file again, or try another prompt."
     )

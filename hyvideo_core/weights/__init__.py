@@ -1,12 +1,22 @@
 """Checkpoints: which file is what, under which names, and how it becomes a module."""
 
-from hyvideo_core.weights.dit import STORAGES, TransformerFile, describe_dit, detect_dit, inspect_dit, load_dit
+from hyvideo_core.weights.dit import (
+    STORAGES,
+    TransformerFile,
+    describe_dit,
+    detect_dit,
+    inspect_dit,
+    load_dit,
+    set_fast_products,
+)
 from hyvideo_core.weights.files import parameter_count, size_on_disk_bytes
+from hyvideo_core.weights.lora import Lora, merge
 from hyvideo_core.weights.text import describe_clip, describe_mllm, load_clip, load_mllm
 from hyvideo_core.weights.vae import describe_vae, load_vae
 
 __all__ = [
     "STORAGES",
+    "Lora",
     "TransformerFile",
     "describe_clip",
     "describe_dit",
@@ -18,6 +28,8 @@ __all__ = [
     "load_dit",
     "load_mllm",
     "load_vae",
+    "merge",
     "parameter_count",
+    "set_fast_products",
     "size_on_disk_bytes",
 ]

@@ -12,7 +12,7 @@ import torch
 
 from hyvideo_core.configs import DiTConfig
 from hyvideo_core.model.dit import DiT
-from hyvideo_core.ops import Stored, fp8
+from hyvideo_core.ops import Linear, Stored, fp8
 from hyvideo_core.weights.load import listed, materialise
 from hyvideo_core.weights.scales import is_auxiliary
 from hyvideo_core.weights.transformer_file import open_transformer, transformer_config
@@ -71,6 +71,27 @@ def _packed(storage: str, name: str, stored: Stored) -> Stored | None:
     if storage == "auto":
         return stored if stored.is_packed else None
     return fp8.quantized(stored.dense(torch.float32), per_channel=storage == "fp8")
+
+
+def set_fast_products(dit: DiT, fast: bool) -> None:
+    """Have blocks multiply their fp8 weights by the device's fp8 units, or unpack them first (exact).
+
+    Fast products quantise activations too, so they change the result. Raises ``ValueError`` where no block holds e4m3
+    weights; whether the device has such units is ``ops.fp8.why_not_fast``.
+    """
+    found = [
+        layer
+        for block in (*dit.double_blocks, *dit.single_blocks)
+        for name, layer in block.named_modules()
+        # Modulations are one row each: nothing to win, and everything that follows depends on them.
+        if isinstance(layer, Linear) and layer.weight.dtype == fp8.FP8 and "mod" not in name
+    ]
+    if fast and not found:
+        raise ValueError(
+            "Fast fp8 products need weights held in fp8, but this model holds none. Choose storage fp8, or an fp8 file."
+        )
+    for layer in found:
+        layer.fast = fast
 
 
 @dataclass(frozen=True)

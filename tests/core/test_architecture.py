@@ -16,7 +16,7 @@ LAYER = {
     "weights": 5, "sample": 6, "extensions": 7, "parallel": 8,
 }  # fmt: skip
 #: Leaves: nothing else in the library imports them.
-LEAVES = {"plan", "video", "preview"}
+LEAVES = {"plan", "sampling_plan", "video", "preview", "cli", "__main__"}
 HOST_MODULES = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "nodes", "server", "execution"}
 LONGEST_FUNCTION_LINES = 70
 
