@@ -148,7 +148,7 @@ class VAE(nn.Module):
         """
         video = self._accept(video, "video", self.config.in_channels)
         plan = plan_encode(_extent(video), tiling or UNTILED)
-        stages = (*self.encoder.stages(), partial(pointwise_conv, self.quant_conv))
+        stages: tuple[Stage, ...] = (*self.encoder.stages(), partial(pointwise_conv, self.quant_conv))
         return Posterior(_assembled(_run(stages, video, plan, on_progress), plan.shape[0]))
 
     @torch.no_grad()
@@ -169,7 +169,7 @@ class VAE(nn.Module):
         """
         latent = self._accept(latent, "latent", self.config.latent_channels)
         plan = plan_decode(_extent(latent), tiling or UNTILED)
-        stages = (partial(pointwise_conv, self.post_quant_conv), *self.decoder.stages())
+        stages: tuple[Stage, ...] = (partial(pointwise_conv, self.post_quant_conv), *self.decoder.stages())
         return _run(stages, latent, plan, on_progress)
 
     def _accept(self, x: Tensor, name: str, channels: int) -> Tensor:
@@ -181,11 +181,12 @@ class VAE(nn.Module):
         return x.to(self.quant_conv.weight)
 
 
-@torch.no_grad()
 def _run(stages: tuple[Stage, ...], x: Tensor, plan: TilePlan, on_progress: Progress | None) -> Iterator[Tensor]:
     """All stages over every tile; progress is counted in stages, so a stop takes effect soon."""
     finished = count(1)
 
+    # Not around the generator: torch would hold each part until the next one is there.
+    @torch.no_grad()
     def network(tile: Tensor) -> Tensor:
         clip = [tile]
         for stage in stages:

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from hyvideo_core.vae.streaming import Affine, Clip, Windows, causal_conv, cut, joined, norm_silu, upsampling_conv
 

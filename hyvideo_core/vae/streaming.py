@@ -132,7 +132,7 @@ class Windows:
         missing = window.shape[2]
         if self._shared is not None:
             missing -= self._causal
-            window[:, :, missing:] = self._shared
+            window[:, :, missing:], self._shared = self._shared, None
         lead = self._fill_in(window[:, :, :missing, 1:-1, 1:-1])
         body = window[:, :, lead:missing]
         body[..., 1:-1, 0] = body[..., 1:-1, 1]

@@ -206,7 +206,7 @@ def _beginning(tile: Tensor, dim: int, segment: Segment) -> Tensor:
 
 
 def run_tiled(network: Network, x: Tensor, plan: TilePlan) -> Iterator[Tensor]:
-    """Run ``network`` over the tiles of ``x`` [B, C, T, H, W]; yield the frames of each temporal tile once they are final.
+    """Run ``network`` over the tiles of ``x`` [B, C, T, H, W]; yield what each temporal tile makes final, in order.
 
     While a temporal tile is computed, of the earlier ones only the fading edge is held.
     """
@@ -242,6 +242,7 @@ def _run_pictures(network: Network, x: Tensor, plan: TilePlan) -> Tensor:
             # The edges are taken after fading: the next tile fades with what this one has become.
             below.append(_end(tile, HEIGHT, _next(plan.rows, i)))
             left = _end(tile, WIDTH, _next(plan.columns, j))
+            del tile, kept
         above = below
     assert out is not None
     return out

@@ -54,6 +54,32 @@ def test_a_tiled_decode_of_a_constant_latent_is_the_whole_and_constant(vae: VAE)
     assert_close(tiled, tiled[:, :, :1, :1, :1].expand_as(tiled), rel=1e-5, max_abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    "tiling", [None, SMALL_TILES, replace(SMALL_TILES, overlap=0.0), replace(SMALL_TILES, spatial=False)]
+)
+def test_the_parts_of_a_decode_are_its_frames_in_order_bit_by_bit(vae: VAE, tiling: Tiling | None) -> None:
+    latent = noise(1, 16, 9, 5, 6)
+    copies = [part.clone() for part in vae.decode_frames(latent, tiling)]
+    assert torch.equal(torch.cat(copies, dim=2), vae.decode(latent, tiling))
+    assert (len(copies) == 1) == (tiling is None)
+
+
+def test_a_part_is_final_before_the_next_is_computed(vae: VAE) -> None:
+    done: list[int] = []
+    parts = vae.decode_frames(noise(1, 16, 9, 3, 3), SMALL_TILES, lambda finished, total: done.append(total - finished))
+    first = next(parts)
+    assert done[-1] > 0
+    kept = first.clone()
+    list(parts)
+    assert torch.equal(first, kept)
+    assert done[-1] == 0
+
+
+def test_a_decode_in_parts_refuses_another_shape_at_once(vae: VAE) -> None:
+    with pytest.raises(GeometryError, match="latent has the shape"):
+        vae.decode_frames(torch.zeros(1, 4, 2, 4, 4))
+
+
 def test_inputs_are_never_changed(vae: VAE) -> None:
     video, latent = noise(1, 3, 5, 16, 16), noise(1, 16, 2, 2, 2)
     before = video.clone(), latent.clone()
