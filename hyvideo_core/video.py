@@ -33,27 +33,56 @@ def write_mp4(
     crf: int = 16,
     metadata: Mapping[str, object] | None = None,
 ) -> None:
-    """Write RGB frames [H, W, 3] to ``path`` as H.264, yuv420p in BT.709, with ``metadata`` as JSON tags.
+    """``write_first_free`` with one name: raises ``FileExistsError`` if it is taken."""
+    write_first_free(frames, [path], fps=fps, crf=crf, metadata=metadata)
 
+
+def write_first_free(
+    frames: Iterable[Frame],
+    paths: Iterable[Path],
+    *,
+    fps: float = 24.0,
+    crf: int = 16,
+    metadata: Mapping[str, object] | None = None,
+) -> Path:
+    """Write RGB frames [H, W, 3] to the first free one of ``paths``, all in one folder, with ``metadata`` as JSON tags.
+
+    H.264, yuv420p in BT.709.
     ``crf`` 0 (lossless to the eye and huge) to 51. Frames are encoded as they come; odd sides are padded by
     repeating the last row or column, since yuv420p needs even ones. The file appears only when it is
-    complete. Raises ``FileExistsError`` rather than overwrite, ``GeometryError`` without frames or where sizes
-    differ, ``HyVideoError`` with ffmpeg's words if it fails.
+    complete, also if another program takes names meanwhile. Returns its path. Raises ``FileExistsError`` if all are
+    taken, ``GeometryError`` without frames or where sizes differ, ``HyVideoError`` with ffmpeg's words if it fails.
     """
-    if path.exists():
-        raise FileExistsError(f"{path} exists already and is not overwritten. Choose another name.")
+    candidates = iter(paths)
+    path = _free(candidates)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".hyvideo-") as folder:
         encoded, finished = Path(folder) / "encoded.mp4", Path(folder) / "finished.mp4"
         _encode(frames, encoded, fps, crf)
         _tag(encoded, finished, metadata or {}, Path(folder) / "tags.txt")
-        # A hard link fails where the name has been taken meanwhile; a rename would overwrite.
-        try:
-            os.link(finished, path)
-        except OSError as error:
-            if isinstance(error, FileExistsError):
-                raise
-            _move_exclusively(finished, path)
+        while not _placed(finished, path):
+            path = _free(candidates, after=path)
+    return path
+
+
+def _free(candidates: Iterator[Path], after: Path | None = None) -> Path:
+    taken = after
+    for path in candidates:
+        if not path.exists():
+            return path
+        taken = path
+    raise FileExistsError(f"{taken} exists already and is not overwritten. Choose another name.")
+
+
+def _placed(finished: Path, path: Path) -> bool:
+    """Give the file its name; False if that is taken. A rename would overwrite, a hard link does not."""
+    try:
+        os.link(finished, path)
+    except FileExistsError:
+        return False
+    except OSError:
+        return _moved(finished, path)
+    return True
 
 
 def _encode(frames: Iterable[Frame], path: Path, fps: float, crf: int) -> None:
@@ -121,7 +150,11 @@ def _escape(value: str) -> str:
     return "".join("\\" + c if c in "=;#\\\n" else c for c in value)
 
 
-def _move_exclusively(source: Path, target: Path) -> None:
-    """For file systems without hard links: take the name first, then move onto it."""
-    target.open("xb").close()
+def _moved(source: Path, target: Path) -> bool:
+    """For file systems without hard links: take the name first, then move onto it; False if it is taken."""
+    try:
+        target.open("xb").close()
+    except FileExistsError:
+        return False
     source.replace(target)
+    return True

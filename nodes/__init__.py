@@ -2,9 +2,10 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .decode import HyvDecode, HyvEncode
+from .decode import HyvDecode, HyvDecodeVideo, HyvEncode
 from .latent import HyvEmptyLatent
 from .load import HyvLoadModel, HyvLoadTextEncoders, HyvLoadVAE
+from .model import HyvLora, HyvMemory, HyvPlan
 from .sample import HyvSampler
 from .text import HyvEncodePrompt
 from .video import HyvSaveVideo
@@ -13,10 +14,14 @@ NODES: list[type[io.ComfyNode]] = [
     HyvLoadModel,
     HyvLoadTextEncoders,
     HyvLoadVAE,
+    HyvLora,
+    HyvMemory,
+    HyvPlan,
     HyvEncodePrompt,
     HyvEmptyLatent,
     HyvSampler,
     HyvDecode,
+    HyvDecodeVideo,
     HyvEncode,
     HyvSaveVideo,
 ]

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from comfy_api.latest import io
 
+from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
 from hyvideo_core.errors import GeometryError, NumericsError
-from hyvideo_core.plan import vae_activation_bytes
+from hyvideo_core.plan import choose_tiling, vae_activation_bytes, with_smaller_tiles
 from hyvideo_core.vae import VAE, Tiling
+from hyvideo_core.vae.tiling import video_frames, video_size
 from hyvideo_core.weights import load_vae, size_on_disk_bytes
 
 from . import host
-from .adapt import host_latent, images_to_video, latent_samples, video_to_images
+from .adapt import host_latent, images_to_video, latent_samples
 from .handles import CATEGORY, HyvVAE, VAEHandle
+from .video import Place, frame, metadata_of, saved_output, saving_inputs
+
+Result = TypeVar("Result")
 
 
 def _tiling_input() -> io.DynamicCombo.Input:
@@ -33,8 +39,13 @@ def _tiling_input() -> io.DynamicCombo.Input:
     ]
     return io.DynamicCombo.Input(
         "tiling",
-        options=[io.DynamicCombo.Option("tiled", tiles), io.DynamicCombo.Option("whole", [])],
-        tooltip="Tiled is what the original does and fits any card; whole has no seams but takes far more memory.",
+        options=[
+            io.DynamicCombo.Option("auto", []),
+            io.DynamicCombo.Option("tiled", tiles),
+            io.DynamicCombo.Option("whole", []),
+        ],
+        tooltip="Auto: the original's tiles, or smaller ones where memory is short. Tiled: tiles of your own. Whole: "
+        "no seams, but far more memory.",
     )
 
 
@@ -61,17 +72,58 @@ class HyvDecode(io.ComfyNode):
     @classmethod
     def execute(cls, vae: VAEHandle, latent: dict[str, Any], tiling: dict[str, Any] | None = None) -> io.NodeOutput:
         samples = latent_samples(latent, "latent")
-        plan = _tiling(tiling)
-        module = _vae(vae, tuple(samples.shape[2:]), plan)
-        report = _Report(cls.hidden.unique_id)
-        # One clip at a time: the VAE's memory grows with the batch, its speed does not.
-        video = torch.cat([module.decode(sample[None], plan, report) for sample in samples])
-        if not bool(torch.isfinite(video).all()):
-            raise NumericsError(
-                f"The VAE returned NaN or infinity ({video.dtype}). Choose dtype bfloat16 or float32 in HyVideo "
-                "Load VAE; if it stays, the latent is already damaged."
-            )
-        return io.NodeOutput(video_to_images(video))
+
+        def decode(module: VAE, tiles: Tiling | None) -> torch.Tensor:
+            images = host.offer(torch.empty(_images_shape(samples)))
+            for into, image in zip(images, _decoded(module, samples, tiles, cls.hidden.unique_id), strict=True):
+                into.copy_(image)
+            return images
+
+        return io.NodeOutput(_with_tiles(vae, tuple(samples.shape[2:]), tiling, decode))
+
+
+class HyvDecodeVideo(io.ComfyNode):
+    """A latent to an mp4, without the frames between."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HyvDecodeVideo",
+            display_name="HyVideo Decode to Video",
+            category=f"{CATEGORY}/vae",
+            description="Decodes a latent straight into an mp4: the same file as HyVideo Decode and HyVideo Save Video "
+            "give, but frames are written as they are finished and never all held in memory.",
+            search_aliases=["vae decode to mp4", "stream decode", "low memory decode", "export video"],
+            inputs=[
+                HyvVAE.Input("vae", tooltip="From HyVideo Load VAE."),
+                io.Latent.Input("latent", tooltip="From HyVideo Sampler, or any HunyuanVideo latent."),
+                _tiling_input(),
+                *saving_inputs(),
+            ],
+            outputs=[saved_output()],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        vae: VAEHandle,
+        latent: dict[str, Any],
+        fps: float,
+        crf: int,
+        filename_prefix: str,
+        tiling: dict[str, Any] | None = None,
+    ) -> io.NodeOutput:
+        samples = latent_samples(latent, "latent")
+        _, height, width, _ = _images_shape(samples)
+        place = Place.find(filename_prefix, width, height)
+
+        def save(module: VAE, tiles: Tiling | None) -> io.NodeOutput:
+            frames = map(frame, _decoded(module, samples, tiles, cls.hidden.unique_id))
+            return place.saved(frames, fps, crf, metadata_of(cls.hidden))
+
+        return _with_tiles(vae, tuple(samples.shape[2:]), tiling, save)
 
 
 class HyvEncode(io.ComfyNode):
@@ -101,11 +153,12 @@ class HyvEncode(io.ComfyNode):
     @classmethod
     def execute(cls, vae: VAEHandle, images: torch.Tensor, tiling: dict[str, Any] | None = None) -> io.NodeOutput:
         video = images_to_video(images)
-        plan = _tiling(tiling)
         t, h, w = video.shape[2:]
-        module = _vae(vae, ((t + 3) // 4, h // 8, w // 8), plan)
-        posterior = module.encode(video, plan, _Report(cls.hidden.unique_id))
-        return io.NodeOutput(host_latent(posterior.mode()))
+
+        def encode(module: VAE, tiles: Tiling | None) -> torch.Tensor:
+            return module.encode(video, tiles, _Report(cls.hidden.unique_id)).mode()
+
+        return io.NodeOutput(host_latent(_with_tiles(vae, ((t + 3) // 4, h // 8, w // 8), tiling, encode)))
 
 
 class _Report:
@@ -121,12 +174,50 @@ class _Report:
         self._progress.update(done)
 
 
-def _tiling(choice: dict[str, Any] | None) -> Tiling | None:
+def _images_shape(samples: torch.Tensor) -> tuple[int, int, int, int]:
+    """Frames, height, width and channels of what a batch of latents decodes to."""
+    batch, _, frames, height, width = samples.shape
+    return batch * video_frames(frames), video_size(height), video_size(width), 3
+
+
+def _decoded(module: VAE, samples: torch.Tensor, tiling: Tiling | None, node_id: str | None) -> Iterator[torch.Tensor]:
+    """Images [H, W, 3] in 0–1 on the VAE's device, clip after clip. Raises ``NumericsError`` for NaN or infinity."""
+    report = _Report(node_id)
+    # One clip at a time: the VAE's memory grows with the batch, its speed does not.
+    for sample in samples:
+        for part in module.decode_frames(sample[None], tiling, report):
+            if not bool(torch.isfinite(part).all()):
+                raise NumericsError(
+                    f"The VAE returned NaN or infinity ({part.dtype}). Choose dtype bfloat16 or float32 in HyVideo "
+                    "Load VAE; if it stays, the latent is already damaged."
+                )
+            for image in part[0].unbind(dim=1):
+                host.check_interrupt()
+                yield image.permute(1, 2, 0).to(torch.float32).add(1).div_(2).clamp_(0, 1)
+                del image
+            # The next part is computed without this one.
+            del part
+
+
+def _with_tiles(
+    handle: VAEHandle,
+    latent_shape: tuple[int, int, int],
+    choice: dict[str, Any] | None,
+    work: Callable[[VAE, Tiling | None], Result],
+) -> Result:
+    """``work`` with the loaded VAE and the chosen tiles; ``auto`` plans them, and again smaller if memory runs out."""
     if choice is None:  # the host passes nothing for a choice it does not know
-        raise GeometryError("tiling is missing or unknown, but must be tiled or whole. Choose one of them.")
+        raise GeometryError("tiling is missing or unknown, but must be auto, tiled or whole. Choose one of them.")
     if choice["tiling"] == "whole":
-        return None
-    return Tiling(choice["tile_size"], choice["tile_frames"], choice["overlap"])
+        return work(_vae(handle, latent_shape, None), None)
+    if choice["tiling"] == "tiled":
+        tiling = Tiling(choice["tile_size"], choice["tile_frames"], choice["overlap"])
+        return work(_vae(handle, latent_shape, tiling), tiling)
+    # The host makes room for the original's tiles if it can; what then is free decides.
+    module = _vae(handle, latent_shape, Tiling.original(HUNYUAN_VIDEO_VAE))
+    weight = module.quant_conv.weight
+    tiling = choose_tiling(module.config, latent_shape, weight.dtype.itemsize, host.free_bytes(weight.device))
+    return with_smaller_tiles(partial(work, module), module.config, tiling, host.empty_cache)
 
 
 def _vae(handle: VAEHandle, latent_shape: tuple[int, int, int], tiling: Tiling | None) -> VAE:

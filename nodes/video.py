@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
 
 from hyvideo_core.errors import HyVideoError
-from hyvideo_core.video import Frame, write_mp4
+from hyvideo_core.video import Frame, write_first_free
 
 from . import host
 from .handles import CATEGORY
@@ -35,28 +37,9 @@ class HyvSaveVideo(io.ComfyNode):
             search_aliases=["save mp4", "video combine", "export video", "VHS_VideoCombine"],
             inputs=[
                 io.Image.Input("images", tooltip="The frames, in order."),
-                io.Float.Input(
-                    "fps",
-                    default=24.0,
-                    min=1.0,
-                    max=240.0,
-                    step=0.01,
-                    tooltip="Frames a second; the model was trained on 24.",
-                ),
-                io.Int.Input(
-                    "crf",
-                    default=16,
-                    min=0,
-                    max=51,
-                    tooltip="Quality of H.264: lower is better and larger; 16 looks lossless, 23 is small.",
-                ),
-                io.String.Input(
-                    "filename_prefix",
-                    default="video/HyVideo",
-                    tooltip="Name, and folder inside the output folder. A number is appended; nothing is overwritten.",
-                ),
+                *saving_inputs(),
             ],
-            outputs=[io.Video.Output("video", tooltip="The saved file, for ComfyUI's own video nodes.")],
+            outputs=[saved_output()],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
@@ -64,20 +47,71 @@ class HyvSaveVideo(io.ComfyNode):
     @classmethod
     def execute(cls, images: torch.Tensor, fps: float, crf: int, filename_prefix: str) -> io.NodeOutput:
         height, width = images.shape[1:3]
-        folder, name, counter, subfolder = _destination(filename_prefix, width, height)
-        path = _write(images, folder, name, counter, fps, crf, cls._metadata())
-        shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=shown)
+        place = Place.find(filename_prefix, width, height)
+        return place.saved(_frames(images), fps, crf, metadata_of(cls.hidden))
+
+
+def saving_inputs() -> list[io.Input]:
+    """How and where a video is saved."""
+    return [
+        io.Float.Input(
+            "fps",
+            default=24.0,
+            min=1.0,
+            max=240.0,
+            step=0.01,
+            tooltip="Frames a second; the model was trained on 24.",
+        ),
+        io.Int.Input(
+            "crf",
+            default=16,
+            min=0,
+            max=51,
+            tooltip="Quality of H.264: lower is better and larger; 16 looks lossless, 23 is small.",
+        ),
+        io.String.Input(
+            "filename_prefix",
+            default="video/HyVideo",
+            tooltip="Name, and folder inside the output folder. A number is appended; nothing is overwritten.",
+        ),
+    ]
+
+
+def saved_output() -> io.Output:
+    """The socket of a saved video."""
+    return io.Video.Output("video", tooltip="The saved file, for ComfyUI's own video nodes.")
+
+
+def metadata_of(hidden: Any) -> dict[str, Any]:
+    """Prompt and workflow, under the names the frontend looks for."""
+    if args.disable_metadata:
+        return {}
+    found = dict(hidden.extra_pnginfo or {})
+    if hidden.prompt is not None:
+        found["prompt"] = hidden.prompt
+    return found
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a new video goes: the output folder's ``subfolder``, and a name that gets the first free number."""
+
+    folder: Path
+    name: str
+    counter: int
+    subfolder: str
 
     @classmethod
-    def _metadata(cls) -> dict[str, Any]:
-        """Prompt and workflow, under the names the frontend looks for."""
-        if args.disable_metadata:
-            return {}
-        found = dict(cls.hidden.extra_pnginfo or {})
-        if cls.hidden.prompt is not None:
-            found["prompt"] = cls.hidden.prompt
-        return found
+    def find(cls, prefix: str, width_px: int, height_px: int) -> Place:
+        """The place that ``prefix`` means. Raises ``HyVideoError`` for a prefix that is no such place."""
+        return cls(*_destination(prefix, width_px, height_px))
+
+    def saved(self, frames: Iterable[Frame], fps: float, crf: int, metadata: dict[str, Any]) -> io.NodeOutput:
+        """Write ``frames`` as they come; the video, shown in the node. If they raise, nothing is written."""
+        paths = (self.folder / f"{self.name}_{number:05}_.mp4" for number in count(self.counter))
+        path = write_first_free(frames, paths, fps=fps, crf=crf, metadata=metadata)
+        shown = ui.PreviewVideo([ui.SavedResult(path.name, self.subfolder, io.FolderType.output)])
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=shown)
 
 
 def _destination(prefix: str, width_px: int, height_px: int) -> tuple[Path, str, int, str]:
@@ -99,21 +133,13 @@ def _destination(prefix: str, width_px: int, height_px: int) -> tuple[Path, str,
     return Path(folder), name, counter, subfolder
 
 
-def _write(
-    images: torch.Tensor, folder: Path, name: str, counter: int, fps: float, crf: int, metadata: dict[str, Any]
-) -> Path:
-    """Write under the first free number, also if another program takes one meanwhile."""
-    while True:
-        path = folder / f"{name}_{counter:05}_.mp4"
-        try:
-            write_mp4(_frames(images), path, fps=fps, crf=crf, metadata=metadata)
-            return path
-        except FileExistsError:
-            counter += 1
-
-
 def _frames(images: torch.Tensor) -> Iterator[Frame]:
     """8-bit RGB frames, one at a time."""
     for image in images:
         host.check_interrupt()
-        yield image[..., :3].mul(255).round_().clamp_(0, 255).to("cpu", torch.uint8).numpy().astype(np.uint8)
+        yield frame(image[..., :3])
+
+
+def frame(image: torch.Tensor) -> Frame:
+    """An image [H, W, 3] in 0–1 on any device as an 8-bit frame."""
+    return image.mul(255).round_().clamp_(0, 255).to("cpu", torch.uint8).numpy().astype(np.uint8)
