@@ -7,6 +7,8 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
+from hyvideo_core.weights import Lora
+
 HyvModel = io.Custom("HYV_MODEL")
 HyvTextEncoders = io.Custom("HYV_TEXT_ENCODER")
 HyvVAE = io.Custom("HYV_VAE")
@@ -36,11 +38,22 @@ class FileVersion:
 
 @dataclass(frozen=True)
 class ModelHandle:
-    """A transformer: which file, in which dtype, with which attention kernel."""
+    """A transformer: which file, how its weights are held and multiplied, what it is for, what is applied to it.
+
+    ``storage`` as in ``load_dit``, ``fp8_products`` "auto", "exact" or "fast", ``resident_blocks`` None for what the
+    plan says. ``loras`` act while the model runs, ``merged`` ones were added to its weights.
+    """
 
     file: FileVersion
     dtype: str
     attention: str
+    storage: str = "auto"
+    fp8_products: str = "auto"
+    kind: str = "text-to-video"
+    loras: tuple[Lora, ...] = ()
+    merged: tuple[Lora, ...] = ()
+    resident_blocks: int | None = None
+    compile_blocks: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Hashable
 from pathlib import Path
@@ -10,13 +11,24 @@ from typing import Any
 
 import comfy.model_management as mm
 import comfy.utils
+import psutil
 import torch
 from comfy.model_patcher import ModelPatcher
 from server import PromptServer
 
+from hyvideo_core.memory import Placement
+from hyvideo_core.model import DiT
+from hyvideo_core.sampling_plan import SamplingPlan
+
 logger = logging.getLogger(__name__)
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+#: What a transformer's plan is for a number of free bytes.
+PlanFor = Callable[[int], SamplingPlan]
+#: Part of the free memory of the host that may be page-locked for weights.
+LOCKED_SHARE = 0.5
 
 
 class HostedModule(ModelPatcher):
@@ -82,6 +94,65 @@ class HostedModule(ModelPatcher):
         return None if content is None else next(content.parameters()).dtype
 
 
+class HostedTransformer(HostedModule):
+    """The transformer in the host's books: as much of it on the device as ``plan_for`` says for what is free there.
+
+    Its weights are read on the host, memory-mapped where possible. ``plan`` is what the last loading decided.
+    """
+
+    def __init__(
+        self, read: Callable[[torch.device], DiT], device: torch.device, size_bytes: int, plan_for: PlanFor
+    ) -> None:
+        super().__init__("transformer", read, device, size_bytes)
+        self.plan_for = plan_for
+        self.plan: SamplingPlan | None = None
+        self._placement: Placement | None = None
+
+    def waiting(self) -> list[torch.nn.Module]:
+        """Blocks that must be streamed, in the order in which they run."""
+        return [] if self._placement is None else self._placement.waiting()
+
+    def follow(self, plan: SamplingPlan) -> None:
+        """Have on the device what the plan says."""
+        self.plan = plan
+        if self._placement is not None:
+            self._placement.put(plan.resident_blocks)
+            # Half of what is free: the host keeps results there, and other programs live there too.
+            self._placement.lock(int(psutil.virtual_memory().available * LOCKED_SHARE))
+
+    def loaded_size(self) -> int:
+        """Bytes on the device now."""
+        return super().loaded_size() if self._placement is None else self._placement.resident_bytes
+
+    def partially_load(
+        self, device_to: torch.device, extra_memory: float = 0, force_patch_weights: bool = False
+    ) -> int:
+        """Load what fits by the plan; returns the bytes that took."""
+        before = self.loaded_size()
+        if self.model.content is None:
+            super().partially_load(torch.device("cpu"))
+            if device_to.type != "cpu":
+                dit = self.module
+                self._placement = Placement(dit, [*dit.double_blocks, *dit.single_blocks], device_to)
+        self.follow(self.plan_for(free_bytes(device_to) + before - int(mm.extra_reserved_memory())))
+        return self.loaded_size() - before
+
+    def partially_unload(
+        self, device_to: torch.device, memory_to_free: float = 0, force_patch_weights: bool = False
+    ) -> int:
+        """Take blocks off the device until enough is freed; returns the bytes that freed."""
+        if self._placement is None:
+            return super().partially_unload(device_to, memory_to_free)
+        return self._placement.free(math.ceil(min(memory_to_free, self.model_size())))
+
+    def detach(self, unpatch_all: bool = True) -> torch.nn.Module:
+        """The host forgets this entry; with ``unpatch_all`` everything is given back, in its memory too."""
+        if unpatch_all and self._placement is not None:
+            self._placement.release()
+            self._placement = None
+        return super().detach(unpatch_all)
+
+
 class _Slot(torch.nn.Module):
     """What the host takes for the model: its identity stays while the weights come and go."""
 
@@ -134,6 +205,36 @@ def loaded(
     hosted = _cache.get(role, key, lambda: HostedModule(role, read, device, size_bytes))
     mm.load_models_gpu([hosted], memory_required=activation_bytes, force_full_load=True)
     return hosted.module
+
+
+def transformer(
+    key: Hashable,
+    read: Callable[[torch.device], DiT],
+    *,
+    device: torch.device,
+    size_bytes: int,
+    activation_bytes: int,
+    plan_for: PlanFor,
+) -> HostedTransformer:
+    """The transformer for ``key``, on ``device`` as far as ``plan_for`` says for the bytes that are free there."""
+    hosted = _cache.get("transformer", key, lambda: HostedTransformer(read, device, size_bytes, plan_for))
+    assert isinstance(hosted, HostedTransformer)
+    hosted.plan_for = plan_for
+    mm.load_models_gpu([hosted], memory_required=activation_bytes)
+    return hosted
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """Most bytes allocated on the device since ``watch_peak``; None where nobody counts."""
+    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
+
+
+def watch_peak(device: torch.device) -> int:
+    """Count the peak anew; the bytes allocated now."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.reset_peak_memory_stats(device)
+    return int(torch.cuda.memory_allocated(device))
 
 
 def transformer_device() -> torch.device:

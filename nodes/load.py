@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io
 
 from hyvideo_core.attention.registry import KERNELS
-from hyvideo_core.configs import HUNYUAN_VIDEO
-from hyvideo_core.errors import CheckpointError
-from hyvideo_core.weights import describe_clip, describe_dit, describe_mllm, describe_vae, detect_dit
+from hyvideo_core.weights import KINDS, STORAGES, describe_clip, describe_mllm, describe_vae, inspect_dit, kind_of
 
+from . import models
 from .handles import (
     CATEGORY,
     FileVersion,
@@ -26,30 +24,6 @@ from .handles import (
 
 logger = logging.getLogger(__name__)
 
-#: Folders under ``models`` in which language models are found, as single files or as folders with a config.json.
-TEXT_FOLDERS = ("text_encoders", "LLM", "clip")
-
-
-def _text_choices() -> list[str]:
-    """Single files and model folders, each named by its path inside its models folder."""
-    choices = set(folder_paths.get_filename_list("text_encoders"))
-    for root in _text_roots():
-        choices |= {str(found.parent.relative_to(root)) for found in root.glob("*/config.json")}
-    return sorted(choices)
-
-
-def _text_roots() -> list[Path]:
-    roots = [Path(folder_paths.models_dir) / name for name in TEXT_FOLDERS]
-    roots += [Path(path) for path in folder_paths.get_folder_paths("text_encoders")]
-    return [root for root in dict.fromkeys(roots) if root.is_dir()]
-
-
-def _text_path(choice: str) -> Path:
-    for root in _text_roots():
-        if (root / choice).is_dir() and (root / choice).resolve().is_relative_to(root.resolve()):
-            return root / choice
-    return Path(folder_paths.get_full_path_or_raise("text_encoders", choice))
-
 
 class HyvLoadModel(io.ComfyNode):
     """The diffusion transformer."""
@@ -62,48 +36,87 @@ class HyvLoadModel(io.ComfyNode):
             category=f"{CATEGORY}/load",
             description="Chooses the HunyuanVideo transformer. Only the header is read here; weights are loaded "
             "when the sampler needs them.",
-            search_aliases=["hunyuan video model loader", "load diffusion model", "unet loader", "HyVideoModelLoader"],
+            search_aliases=[
+                "hunyuan video model loader",
+                "load diffusion model",
+                "unet loader",
+                "gguf loader",
+                "HyVideoModelLoader",
+            ],
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=folder_paths.get_filename_list("diffusion_models"),
-                    tooltip="A file from models/diffusion_models, such as hunyuan_video_t2v_720p_bf16.safetensors. "
-                    "Original and ComfyUI names are both read.",
+                    options=models.transformers(),
+                    tooltip="A file or diffusers folder from models/diffusion_models, such as "
+                    "hunyuan_video_t2v_720p_bf16.safetensors. Every published layout is read: bf16, fp8, scaled fp8, "
+                    "GGUF, original, ComfyUI's and diffusers' names.",
                 ),
                 io.Combo.Input(
                     "dtype",
                     options=["auto", "bfloat16", "float32"],
                     default="auto",
-                    tooltip="Precision of weights and computation; auto is bfloat16. float16 is not offered: "
-                    "this model overflows in it.",
+                    tooltip="Precision of computation; auto is bfloat16. float16 is not offered: this model overflows "
+                    "in it.",
                 ),
                 io.Combo.Input(
                     "attention",
                     options=["auto", *KERNELS],
                     default="auto",
-                    tooltip="Attention kernel; auto picks the fastest exact one for the device.",
+                    tooltip="Attention kernel, tested on the spot before its first use. auto picks the fastest exact "
+                    "one for the card; flash and sage kernels need their packages, and sage ones change the picture.",
                     advanced=True,
+                ),
+                io.Combo.Input(
+                    "storage",
+                    options=list(STORAGES),
+                    default="auto",
+                    tooltip="How weights are held: auto as the file stores them; plain expanded to dtype; fp8 "
+                    "quantised while loading, with a scale for each output channel (fp8_tensor: for each weight), "
+                    "which halves the memory of a bf16 file.",
+                    advanced=True,
+                    optional=True,
+                ),
+                io.Combo.Input(
+                    "fp8_products",
+                    options=["auto", "exact", "fast"],
+                    default="auto",
+                    tooltip="How fp8 weights are multiplied: exact unpacks them first; fast uses the card's fp8 units "
+                    "(RTX 40 and newer), which changes the picture a little. auto is exact.",
+                    advanced=True,
+                    optional=True,
+                ),
+                io.Combo.Input(
+                    "kind",
+                    options=["auto", *KINDS],
+                    default="auto",
+                    tooltip="What the checkpoint is for. auto takes 16 input channels for text-to-video; "
+                    "image-to-video v2 (token_replace) has 16 as well and must be chosen.",
+                    advanced=True,
+                    optional=True,
                 ),
             ],
             outputs=[HyvModel.Output("model", tooltip="For HyVideo Sampler.")],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, model: str, dtype: str, attention: str) -> str:
-        return str(FileVersion.of(folder_paths.get_full_path_or_raise("diffusion_models", model)))
+    def fingerprint_inputs(cls, model: str, **_: str) -> str:
+        return str(FileVersion.of(models.transformer(model)))
 
     @classmethod
-    def execute(cls, model: str, dtype: str, attention: str) -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise("diffusion_models", model)
-        channels = detect_dit(path).in_channels
-        if channels != HUNYUAN_VIDEO.in_channels:
-            raise CheckpointError(
-                f"{model} takes {channels} input channels, so it is an image-to-video model, but only text-to-video "
-                f"ones ({HUNYUAN_VIDEO.in_channels} channels) are supported yet. Choose "
-                "hunyuan_video_t2v_720p_bf16.safetensors."
-            )
-        logger.info("%s: %s", model, describe_dit(path))
-        return io.NodeOutput(ModelHandle(FileVersion.of(path), dtype, attention))
+    def execute(
+        cls,
+        model: str,
+        dtype: str,
+        attention: str,
+        storage: str = "auto",
+        fp8_products: str = "auto",
+        kind: str = "auto",
+    ) -> io.NodeOutput:
+        path = models.transformer(model)
+        found = inspect_dit(path)
+        logger.info("%s: %s", model, found.describe())
+        chosen = kind_of(found.config, kind)
+        return io.NodeOutput(ModelHandle(FileVersion.of(path), dtype, attention, storage, fp8_products, chosen))
 
 
 class HyvLoadTextEncoders(io.ComfyNode):
@@ -111,7 +124,7 @@ class HyvLoadTextEncoders(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        choices = _text_choices()
+        choices = models.text_encoders()
         return io.Schema(
             node_id="HyvLoadTextEncoders",
             display_name="HyVideo Load Text Encoders",
@@ -149,11 +162,11 @@ class HyvLoadTextEncoders(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, llm: str, clip: str, dtype: str) -> str:
-        return f"{FileVersion.of(_text_path(llm))} {FileVersion.of(_text_path(clip))}"
+        return f"{FileVersion.of(models.text_encoder(llm))} {FileVersion.of(models.text_encoder(clip))}"
 
     @classmethod
     def execute(cls, llm: str, clip: str, dtype: str) -> io.NodeOutput:
-        llm_path, clip_path = _text_path(llm), _text_path(clip)
+        llm_path, clip_path = models.text_encoder(llm), models.text_encoder(clip)
         logger.info("%s: %s; %s: %s", llm, describe_mllm(llm_path), clip, describe_clip(clip_path))
         return io.NodeOutput(TextEncodersHandle(FileVersion.of(llm_path), FileVersion.of(clip_path), dtype))
 

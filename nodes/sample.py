@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
-from functools import partial
 from typing import Any
 
 import comfy.sample
@@ -13,15 +12,15 @@ from comfy_api.latest import io
 
 from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
 from hyvideo_core.errors import HyVideoError
-from hyvideo_core.model.dit import DiT
-from hyvideo_core.plan import dit_activation_bytes
+from hyvideo_core.extensions import BlockSwap, Loras
 from hyvideo_core.sample import Guidance, sample
+from hyvideo_core.sample.run import check_run
 from hyvideo_core.sample.schedule import noised, partial_sigmas
 from hyvideo_core.sample.seams import OnBlock
+from hyvideo_core.sampling_plan import SamplingPlan, retrying
 from hyvideo_core.types import Conditioning, Interval
-from hyvideo_core.weights import detect_dit, load_dit, parameter_count
 
-from . import host
+from . import host, transformer
 from .adapt import HostConditioning, from_host_conditioning, host_latent, latent_samples
 from .handles import CATEGORY, HyvModel, ModelHandle
 
@@ -150,6 +149,8 @@ class HyvSampler(io.ComfyNode):
         if from_prompt is not None and from_prompt != guidance:
             logger.info("guidance %.2f of the positive prompt replaces the sampler's %.2f", from_prompt, guidance)
             guidance = from_prompt
+        if cfg_start > cfg_end:
+            raise HyVideoError(f"cfg_start is {cfg_start} and cfg_end is {cfg_end}, but cfg must start before it ends.")
         settings = Guidance(guidance, cfg, Interval(cfg_start, cfg_end), guidance_rescale)
         sigmas = partial_sigmas(steps, shift, denoise)
         start = _start(latent, seed, float(sigmas[0]))
@@ -178,42 +179,25 @@ def _run(
     guidance: Guidance,
     node_id: str | None,
 ) -> torch.Tensor:
-    dit = _dit(model, x)
-    steps = len(sigmas) - 1
-    progress = host.Progress(steps, "step", node_id)
-    run = sample(
-        dit,
-        x,
-        positive,
-        negative=negative,
-        sigmas=sigmas,
-        guidance=guidance,
-        extensions=[OnBlock(check=host.check_interrupt)],
-    )
-    with closing(run):
-        for step in run:
-            x = step.x
-            progress.update(step.index + 1)
-    progress.close("sampling")
-    return x
+    # Whatever is wrong with the inputs is said before 25 GB are read for them.
+    check_run(transformer.config_of(model), x, positive, negative, guidance)
+    hosted = transformer.loaded(model, tuple(x.shape))
+    extensions = [
+        OnBlock(check=host.check_interrupt),
+        BlockSwap(waiting=hosted.waiting),
+        Loras(loras=model.loras),
+    ]
 
+    def attempt(plan: SamplingPlan) -> torch.Tensor:
+        dit = transformer.following(hosted, plan, model)
+        run = sample(dit, x, positive, negative=negative, sigmas=sigmas, guidance=guidance, extensions=extensions)
+        progress = host.Progress(len(sigmas) - 1, "step", node_id)
+        with closing(run):  # type: ignore[type-var]
+            for step in run:
+                progress.update(step.index + 1)
+        progress.close("sampling")
+        return step.x
 
-def _dit(handle: ModelHandle, x: torch.Tensor) -> DiT:
-    device = host.transformer_device()
-    dtype = host.dtype_of(handle.dtype, device, on_gpu="bfloat16", on_cpu="bfloat16")
-    config = detect_dit(handle.file.path)
-    module = host.loaded(
-        "transformer",
-        (handle.file, dtype),
-        partial(_read, handle, dtype),
-        device=device,
-        size_bytes=parameter_count(handle.file.path) * dtype.itemsize,
-        activation_bytes=dit_activation_bytes(config, tuple(x.shape), dtype.itemsize),
-    )
-    assert isinstance(module, DiT)
-    module.attention = handle.attention
-    return module
-
-
-def _read(handle: ModelHandle, dtype: torch.dtype, device: torch.device) -> DiT:
-    return load_dit(handle.file.path, dtype=dtype, device=device)
+    assert hosted.plan is not None
+    with transformer.peak_reported(hosted):
+        return retrying(hosted.plan, attempt, logger.warning)

@@ -131,8 +131,8 @@ class DiT(nn.Module):
         x [B, in_channels, T, H, W]; timestep [B] 0–1000; text [B, L, text_dim] with text_mask [B, L] (None: all
         valid); pooled [B, pooled_dim]; guidance [B] in the model's unit (scale·1000), needed by distilled
         checkpoints; one row of these serves all of x. ``token_replace`` says that frame 0 of x is the latent of a
-        given image. Raises ``ValueError`` for shapes that do not fit, for missing guidance and for ``head_groups`` that do not divide the heads,
-        ``CompileError`` where blocks cannot be compiled.
+        given image. Raises ``ValueError`` for shapes that do not fit, for missing guidance and for ``head_groups``
+        that do not divide the heads, ``CompileError`` where blocks cannot be compiled.
         """
         check_inputs(self.config, x, timestep, text, text_mask, pooled, guidance)
         if self.head_groups < 1 or self.config.heads % self.head_groups:

@@ -1,11 +1,13 @@
 """Checkpoints: which file is what, under which names, and how it becomes a module."""
 
 from hyvideo_core.weights.dit import (
+    KINDS,
     STORAGES,
     TransformerFile,
     describe_dit,
     detect_dit,
     inspect_dit,
+    kind_of,
     load_dit,
     set_fast_products,
 )
@@ -15,6 +17,7 @@ from hyvideo_core.weights.text import describe_clip, describe_mllm, load_clip, l
 from hyvideo_core.weights.vae import describe_vae, load_vae
 
 __all__ = [
+    "KINDS",
     "STORAGES",
     "Lora",
     "TransformerFile",
@@ -24,6 +27,7 @@ __all__ = [
     "describe_vae",
     "detect_dit",
     "inspect_dit",
+    "kind_of",
     "load_clip",
     "load_dit",
     "load_mllm",

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from hyvideo_core.configs import DiTConfig
+from hyvideo_core.errors import CheckpointError
 from hyvideo_core.model.dit import DiT
 from hyvideo_core.ops import Linear, Stored, fp8
 from hyvideo_core.weights.load import listed, materialise
@@ -19,8 +20,13 @@ from hyvideo_core.weights.transformer_file import open_transformer, transformer_
 
 logger = logging.getLogger(__name__)
 
-#: What the number of input channels means; 16 are also an image-to-video model's (token_replace).
-KINDS = {16: "text-to-video", 32: "SkyReels image-to-video", 33: "image-to-video (latent_concat)"}
+#: What checkpoints are for, and their input channels.
+KINDS = {
+    "text-to-video": 16,
+    "image-to-video (token_replace)": 16,
+    "image-to-video (latent_concat)": 33,
+    "SkyReels image-to-video": 32,
+}
 #: How block weights may be held: as the file stores them, as plain numbers, or quantised while loading.
 STORAGES = ("auto", "plain", "fp8", "fp8_tensor")
 #: What is kept packed. Embedders, refiner, norms and the head are small and sensitive, and stay plain.
@@ -109,13 +115,19 @@ class TransformerFile:
     other_elements: int
 
     @property
+    def is_packed(self) -> bool:
+        """Whether blocks are stored in one byte a number or less."""
+        return sum(self.block_bytes) < 1.5 * sum(self.block_elements)
+
+    @property
     def parameters(self) -> int:
         """Numbers in all."""
         return sum(self.block_elements) + self.other_elements
 
     def describe(self) -> str:
         """One line for a log."""
-        kind = KINDS.get(self.config.in_channels, f"{self.config.in_channels}-channel")
+        channels = self.config.in_channels
+        kind = next((kind for kind, needed in KINDS.items() if needed == channels), f"{channels}-channel")
         guidance = "guidance-distilled" if self.config.guidance_embed else "not distilled: use cfg"
         return (
             f"HunyuanVideo {kind} transformer, {self.config.double_blocks}+{self.config.single_blocks} blocks of "
@@ -150,3 +162,25 @@ def detect_dit(path: str | Path) -> DiTConfig:
 def describe_dit(path: str | Path) -> str:
     """One line on a transformer's file or folder, from its header. Raises ``CheckpointError`` for other files."""
     return inspect_dit(path).describe()
+
+
+def kind_of(config: DiTConfig, choice: str = "auto") -> str:
+    """What a checkpoint is for: one of ``KINDS``; ``choice`` decides where channels cannot, as 16 are ambiguous.
+
+    Raises ``CheckpointError`` where the chosen kind has other input channels, and for channels of no known kind.
+    """
+    channels = config.in_channels
+    if choice == "auto":
+        found = next((kind for kind, needed in KINDS.items() if needed == channels), None)
+        if found is None:
+            raise CheckpointError(
+                f"The transformer takes {channels} input channels, but known kinds take 16, 32 or 33. It is a variant "
+                "that is not supported here; choose another checkpoint."
+            )
+        return found
+    if KINDS[choice] != channels:
+        raise CheckpointError(
+            f"The transformer takes {channels} input channels, but '{choice}' takes {KINDS[choice]}. Choose kind auto, "
+            "or the checkpoint that belongs to it."
+        )
+    return choice

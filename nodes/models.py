@@ -1,0 +1,71 @@
+"""Which model files and folders there are, and where: what the loaders list."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import folder_paths
+
+#: What the host lists as a model file, and GGUF, which it does not.
+SUFFIXES = {*folder_paths.supported_pt_extensions, ".gguf"}
+#: Our own lists of the host's folders, so that files of every suffix are in them.
+TRANSFORMERS, TEXT_ENCODERS = "hyvideo_transformers", "hyvideo_text_encoders"
+#: Folders under ``models`` where diffusers' pipelines and Hugging Face's text models are found, too.
+DIFFUSERS_FOLDERS = ("diffusion_models", "diffusers")
+TEXT_FOLDERS = ("text_encoders", "LLM", "clip")
+DIFFUSERS_CLASS = "HunyuanVideoTransformer3DModel"
+
+for _ours, _hosts in ((TRANSFORMERS, "diffusion_models"), (TEXT_ENCODERS, "text_encoders")):
+    folder_paths.folder_names_and_paths[_ours] = (folder_paths.get_folder_paths(_hosts), SUFFIXES)
+
+
+def transformers() -> list[str]:
+    """Files, and diffusers' folders by their path inside their models folder."""
+    choices = set(folder_paths.get_filename_list(TRANSFORMERS))
+    for root in _roots(DIFFUSERS_FOLDERS, "diffusion_models"):
+        for config in (*root.glob("*/config.json"), *root.glob("*/transformer/config.json")):
+            if _class_in(config) == DIFFUSERS_CLASS:
+                choices.add(config.parent.relative_to(root).as_posix())
+    return sorted(choices)
+
+
+def transformer(choice: str) -> Path:
+    """Where the chosen transformer is."""
+    return _folder(choice, _roots(DIFFUSERS_FOLDERS, "diffusion_models")) or _file(TRANSFORMERS, choice)
+
+
+def text_encoders() -> list[str]:
+    """Files, and folders with a config.json by their path inside their models folder."""
+    choices = set(folder_paths.get_filename_list(TEXT_ENCODERS))
+    for root in _roots(TEXT_FOLDERS, "text_encoders"):
+        choices |= {found.parent.relative_to(root).as_posix() for found in root.glob("*/config.json")}
+    return sorted(choices)
+
+
+def text_encoder(choice: str) -> Path:
+    """Where the chosen text encoder is."""
+    return _folder(choice, _roots(TEXT_FOLDERS, "text_encoders")) or _file(TEXT_ENCODERS, choice)
+
+
+def _roots(names: tuple[str, ...], host_key: str) -> list[Path]:
+    roots = [Path(folder_paths.models_dir) / name for name in names]
+    roots += [Path(path) for path in folder_paths.get_folder_paths(host_key)]
+    return [root for root in dict.fromkeys(roots) if root.is_dir()]
+
+
+def _folder(choice: str, roots: list[Path]) -> Path | None:
+    inside = (root / choice for root in roots if (root / choice).resolve().is_relative_to(root.resolve()))
+    return next((folder for folder in inside if folder.is_dir()), None)
+
+
+def _file(key: str, choice: str) -> Path:
+    return Path(folder_paths.get_full_path_or_raise(key, choice))
+
+
+def _class_in(config: Path) -> str:
+    """The class a diffusers configuration names; empty where it names none."""
+    try:
+        return str(json.loads(config.read_text("utf-8")).get("_class_name", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""

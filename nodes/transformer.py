@@ -1,0 +1,113 @@
+"""The transformer behind a handle: read, planned, placed, and set up as the handle says."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+
+from hyvideo_core.configs import DiTConfig
+from hyvideo_core.errors import HyVideoError
+from hyvideo_core.model import DiT
+from hyvideo_core.ops import fp8
+from hyvideo_core.sampling_plan import HeldWeights, SamplingPlan, held_weights, plan_sampling
+from hyvideo_core.weights import KINDS, inspect_dit, load_dit, merge, set_fast_products
+
+from . import host
+from .handles import ModelHandle
+
+logger = logging.getLogger(__name__)
+
+#: The only kind that can be sampled so far.
+SUPPORTED = next(iter(KINDS))
+
+
+def config_of(handle: ModelHandle) -> DiTConfig:
+    """The configuration of the handle's transformer. Raises ``HyVideoError`` for kinds that cannot be sampled yet."""
+    if handle.kind != SUPPORTED:
+        raise HyVideoError(
+            f"{handle.file.path.name} is a transformer for {handle.kind}, but HyVideo Sampler makes videos from text "
+            "only so far. Choose a text-to-video checkpoint such as hunyuan_video_t2v_720p_bf16.safetensors."
+        )
+    return inspect_dit(handle.file.path).config
+
+
+def plan(handle: ModelHandle, latent_shape: tuple[int, ...], free_bytes: int) -> SamplingPlan:
+    """How a latent of this shape would be sampled with so much memory. Raises ``DoesNotFitError``."""
+    dtype = _dtype(handle)
+    config = inspect_dit(handle.file.path).config
+    return plan_sampling(
+        config,
+        weights_of(handle),
+        latent_shape,
+        dtype.itemsize,
+        free_bytes,
+        resident_blocks=handle.resident_blocks,
+    )
+
+
+def weights_of(handle: ModelHandle) -> HeldWeights:
+    """What the handle's weights take as they will be held."""
+    found, dtype = inspect_dit(handle.file.path), _dtype(handle)
+    block_bytes = {
+        "auto": found.block_bytes,
+        "plain": [count * dtype.itemsize for count in found.block_elements],
+    }.get(handle.storage, found.block_elements)
+    if handle.storage == "auto" and not found.is_packed:
+        block_bytes = [count * dtype.itemsize for count in found.block_elements]
+    return held_weights(block_bytes, found.block_elements, found.other_elements, found.config, dtype.itemsize)
+
+
+def loaded(handle: ModelHandle, latent_shape: tuple[int, ...]) -> host.HostedTransformer:
+    """The transformer, with as much on its device as a latent of this shape leaves room for."""
+    device = host.transformer_device()
+    smallest = plan(handle, latent_shape, 2**62)
+    hosted = host.transformer(
+        (handle.file, _dtype(handle), handle.storage, handle.merged),
+        partial(_read, handle),
+        device=device,
+        size_bytes=smallest.weights.total_bytes,
+        activation_bytes=smallest.activation_bytes,
+        plan_for=partial(plan, handle, latent_shape),
+    )
+    for line in hosted.plan.describe().splitlines() if hosted.plan else ():
+        logger.info("plan: %s", line)
+    return hosted
+
+
+def following(hosted: host.HostedTransformer, plan: SamplingPlan, handle: ModelHandle) -> DiT:
+    """The transformer, placed by the plan and set up as the handle says."""
+    if plan is not hosted.plan:
+        hosted.follow(plan)
+    dit = hosted.module
+    assert isinstance(dit, DiT)
+    dit.attention, dit.compile_blocks, dit.head_groups = handle.attention, handle.compile_blocks, plan.head_groups
+    fast = handle.fp8_products == "fast"
+    if fast and (reason := fp8.why_not_fast(dit.device)):
+        raise HyVideoError(f"fp8_products is fast, but {reason}. Choose auto or exact in HyVideo Load Model.")
+    set_fast_products(dit, fast)
+    return dit
+
+
+@contextmanager
+def peak_reported(hosted: host.HostedTransformer) -> Iterator[None]:
+    """Log the measured peak beside the predicted one when the run is over, where the device counts it."""
+    device = hosted.load_device
+    foreign = host.watch_peak(device) - hosted.loaded_size()
+    yield
+    peak = host.peak_bytes(device)
+    if peak is not None and hosted.plan is not None:
+        logger.info("measured peak %.2f GB, predicted %.2f GB", (peak - foreign) / 1e9, hosted.plan.peak_bytes / 1e9)
+
+
+def _dtype(handle: ModelHandle) -> torch.dtype:
+    return host.dtype_of(handle.dtype, host.transformer_device(), on_gpu="bfloat16", on_cpu="bfloat16")
+
+
+def _read(handle: ModelHandle, device: torch.device) -> DiT:
+    dit = load_dit(handle.file.path, dtype=_dtype(handle), device=device, storage=handle.storage)
+    merge(dit, handle.merged)
+    return dit

@@ -1,0 +1,227 @@
+"""Any published layout of the transformer on the real server, and what may be done to a model: LoRA, memory, plan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jobs
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hyvideo_core.ops import fp8
+from tools.demo_model import build
+from tools.paths import DEMO_MODELS
+
+WEIGHTS = DEMO_MODELS / "diffusion_models" / jobs.MODEL
+LORA_LAYER = "double_blocks.1.img_attn_qkv"
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return load_file(WEIGHTS)
+
+
+def rel(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+def is_block_weight(name: str, tensor: torch.Tensor) -> bool:
+    return name.startswith(("double_blocks.", "single_blocks.")) and tensor.ndim == 2
+
+
+def model_of(studio, **inputs):
+    return studio.latent({f"model.{name}": value for name, value in inputs.items()})
+
+
+def with_node(kind: str, **inputs):
+    """The usual job with one more node between loader and sampler."""
+    job = jobs.text_to_latent()
+    job["extra"] = jobs.node(kind, model=["model", 0], **inputs)
+    job["sampler"]["inputs"]["model"] = ["extra", 0]
+    return job
+
+
+# --- layouts --------------------------------------------------------------------------------------------------
+
+
+def test_scaled_fp8_is_close_to_bf16(studio, place, weights):
+    tensors = dict(weights)
+    for name, tensor in weights.items():
+        if is_block_weight(name, tensor):
+            packed = fp8.quantized(tensor, per_channel=False)
+            tensors |= {name: packed.data, name.replace("weight", "scale_weight"): packed.scale}
+    place("diffusion_models/scaled.safetensors", tensors | {"scaled_fp8": torch.zeros(2)})
+    expected = studio.latent()
+    assert 0 < rel(model_of(studio, model="scaled.safetensors"), expected) < 0.05
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "BF16"])
+def test_gguf_is_listed_and_runs(studio, place, weights, kind):
+    import gguf
+
+    quant = gguf.GGMLQuantizationType[kind]
+    path = place(f"diffusion_models/demo-{kind}.gguf", b"")
+    writer = gguf.GGUFWriter(path, "hyvid")
+    for name, tensor in weights.items():
+        if is_block_weight(name, tensor):
+            data = gguf.quants.quantize(tensor.float().numpy(), quant)
+            writer.add_tensor(name, data, raw_dtype=quant)
+        else:
+            writer.add_tensor(name, tensor.float().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert path.name in studio.client.object_info()["HyvLoadModel"]["input"]["required"]["model"][1]["options"]
+    distance = rel(model_of(studio, model=path.name), studio.latent())
+    assert distance == 0 if kind == "BF16" else 0 < distance < {"Q8_0": 0.03, "Q4_0": 0.4}[kind]
+
+
+@pytest.mark.parametrize("storage", ["fp8", "fp8_tensor"])
+@pytest.mark.parametrize("products", ["exact", "fast"])
+def test_weights_are_quantised_on_load_by_choice(studio, storage, products):
+    distance = rel(model_of(studio, storage=storage, fp8_products=products), studio.latent())
+    assert 0 < distance < 0.1
+
+
+def test_fast_products_without_fp8_weights_are_an_error(studio):
+    message = studio.failure(jobs.text_to_latent({"model.fp8_products": "fast"}))
+    assert "fp8" in message
+    assert "storage" in message
+
+
+def test_a_diffusers_folder_is_listed(studio, server):
+    folder = server.base / "models" / "diffusion_models" / "HunyuanVideo" / "transformer"
+    folder.mkdir(parents=True)
+    try:
+        (folder / "config.json").write_text(json.dumps({"_class_name": "HunyuanVideoTransformer3DModel"}))
+        options = studio.client.object_info()["HyvLoadModel"]["input"]["required"]["model"][1]["options"]
+        assert "HunyuanVideo/transformer" in options
+        message = studio.failure(jobs.text_to_latent({"model.model": "HunyuanVideo/transformer"}))
+        assert "lacks its .safetensors" in message
+    finally:
+        (folder / "config.json").unlink()
+        folder.rmdir()
+        folder.parent.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("channels", "kind", "words"),
+    [
+        (33, "auto", "image-to-video (latent_concat)"),
+        (32, "auto", "SkyReels image-to-video"),
+        (16, "image-to-video (token_replace)", "image-to-video (token_replace)"),
+        (16, "SkyReels image-to-video", "takes 16 input channels"),
+        (20, "auto", "takes 20 input channels"),
+    ],
+)
+def test_other_kinds_are_recognised_before_anything_is_read(studio, place, weights, channels, kind, words):
+    wide = torch.zeros(256, channels, 1, 2, 2, dtype=torch.bfloat16)
+    place("diffusion_models/kind.safetensors", weights | {"img_in.proj.weight": wide})
+    reads = studio.server.log.read_text("utf-8", "replace").count("reading the weights of HyVideo transformer")
+    message = studio.failure(jobs.text_to_latent({"model.model": "kind.safetensors", "model.kind": kind}))
+    assert words in message
+    # One reading belongs to the job that follows every failure.
+    after = studio.server.log.read_text("utf-8", "replace").count("reading the weights of HyVideo transformer")
+    assert after - reads <= 1
+
+
+# --- LoRA -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lora(place, weights):
+    generator = torch.Generator().manual_seed(5)
+    rows, columns = weights[f"{LORA_LAYER}.weight"].shape
+    tensors = {
+        f"transformer.{LORA_LAYER}.lora_A.weight": torch.randn(4, columns, generator=generator) * 0.2,
+        f"transformer.{LORA_LAYER}.lora_B.weight": torch.randn(rows, 4, generator=generator) * 0.2,
+    }
+    return place("loras/visible.safetensors", tensors)
+
+
+def lora_job(strength: float, **inputs):
+    return with_node("HyvLora", lora="visible.safetensors", strength=strength, **inputs)
+
+
+def test_a_lora_changes_the_video_and_at_zero_does_not(studio, lora):
+    plain = studio.latent()
+    assert torch.equal(studio.saved_latent(lora_job(0.0)), plain)
+    assert torch.equal(studio.saved_latent(lora_job(1.0, blocks="double: 0")), plain)
+    assert rel(studio.saved_latent(lora_job(1.0)), plain) > 0.01
+
+
+def test_a_merged_lora_is_one_that_runs_beside(studio, lora):
+    beside = studio.saved_latent(lora_job(1.0))
+    merged = studio.saved_latent(lora_job(1.0, apply="merged"))
+    assert rel(merged, beside) < 0.03
+    assert torch.equal(studio.latent(), studio.latent({"model.dtype": "auto"}))
+
+
+def test_a_strength_is_changed_without_reading_the_model_again(studio, lora):
+    studio.saved_latent(lora_job(1.0))
+    words = "reading the weights of HyVideo transformer"
+    before = studio.server.log.read_text("utf-8", "replace").count(words)
+    strengths = [studio.saved_latent(lora_job(strength)) for strength in (0.5, 0.25)]
+    assert not torch.equal(*strengths)
+    assert studio.server.log.read_text("utf-8", "replace").count(words) == before
+
+
+def test_a_lora_of_another_model_and_bad_blocks_are_errors(studio, place, lora):
+    place("loras/other.safetensors", {"lora_unet_blocks_0_attn.lora_down.weight": torch.zeros(4, 8)})
+    job = with_node("HyvLora", lora="other.safetensors", strength=1.0)
+    assert "other.safetensors" in studio.failure(job)
+    assert "blocks: " in studio.failure(lora_job(1.0, blocks="double 3"))
+
+
+# --- memory and plan --------------------------------------------------------------------------------------------
+
+
+def test_residents_and_compiling_change_no_video(studio):
+    plain = studio.latent()
+    assert torch.equal(studio.saved_latent(with_node("HyvMemory", resident_blocks=3)), plain)
+    compiled = studio.saved_latent(with_node("HyvMemory", resident_blocks=-1, compile_blocks=True))
+    assert rel(compiled, plain) < 0.02
+
+
+def test_more_residents_than_blocks_are_an_error(studio):
+    assert "6 blocks" in studio.failure(with_node("HyvMemory", resident_blocks=7))
+
+
+def plan_job(**inputs):
+    job = {name: content for name, content in jobs.text_to_latent().items() if name in ("model", "size")}
+    return job | {"plan": jobs.node("HyvPlan", model=["model", 0], latent=["size", 0], **inputs)}
+
+
+def test_the_plan_is_told_without_reading_weights(studio):
+    words = "reading the weights of HyVideo transformer"
+    studio.release()
+    before = studio.server.log.read_text("utf-8", "replace").count(words)
+    (text,) = studio.run(plan_job(memory_gb=24.0))["plan"]["text"]
+    assert "all 6 blocks on the device" in text
+    assert "of 24.00 GB free" in text
+    assert studio.server.log.read_text("utf-8", "replace").count(words) == before
+
+
+def test_a_plan_for_too_little_memory_says_what_is_needed(studio):
+    message = studio.failure(plan_job(memory_gb=0.1))
+    assert "takes at least" in message
+    assert "0.10 GB are free" in message
+
+
+def test_the_plan_is_in_the_log_before_sampling(studio):
+    studio.latent({"sampler.seed": 77})
+    log = studio.server.log.read_text("utf-8", "replace")
+    assert "plan: all 6 blocks on the device" in log
+    assert "predicted peak" in log
+
+
+def test_the_models_folder_offers_nothing_outside_itself(studio):
+    rejected = studio.rejection(jobs.text_to_latent({"model.model": "../../../etc"}))
+    assert rejected["model"]["errors"][0]["type"] == "value_not_in_list"
+    assert (
+        Path(build.TRANSFORMER).name
+        in studio.client.object_info()["HyvLoadModel"]["input"]["required"]["model"][1]["options"]
+    )
