@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from hyvideo_core.errors import PromptError
 from hyvideo_core.text import IMAGE, VIDEO, Template, TextEncoders, custom
-from hyvideo_core.weights import load_clip, load_mllm, size_on_disk_bytes
+from hyvideo_core.weights import load_clip, load_mllm, parameter_count
 
 from . import host
 from .adapt import HostConditioning, to_host_conditioning
@@ -39,8 +39,8 @@ class HyvEncodePrompt(io.ComfyNode):
                     multiline=True,
                     dynamic_prompts=True,
                     default="A cat walks on the grass, realistic style.",
-                    tooltip="What the video shows. Describe subject, motion, scene, light and camera; up to about "
-                    "250 tokens (some 190 words).",
+                    tooltip="What the video shows. Describe subject, motion, scene, light and camera; up to 255 "
+                    "tokens (some 190 words) with template video, 314 (some 230 words) with image.",
                 ),
                 io.String.Input(
                     "negative",
@@ -85,8 +85,9 @@ class HyvEncodePrompt(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, prompt: str | None, template: object = None) -> bool | str:
-        # ``template`` is here only because the host passes every dynamic input, asked for or not.
+    def validate_inputs(cls, prompt: str | None, *, template: object = None) -> bool | str:
+        # The host passes every dynamic input, asked for or not, and blames each positional parameter for what is
+        # returned. ``template`` is keyword-only so that it is accepted and never blamed.
         if prompt is not None and not prompt.strip():
             return "prompt is empty, but there must be something to show. Write what the video shows."
         return True
@@ -129,10 +130,10 @@ def _encoders(handle: TextEncodersHandle) -> TextEncoders:
     dtype = host.dtype_of(handle.dtype, device, on_gpu="float16", on_cpu="bfloat16")
     module = host.loaded(
         "text encoders",
-        handle,
+        (handle.llm, handle.clip, dtype),
         partial(_read, handle, dtype),
         device=device,
-        size_bytes=size_on_disk_bytes(handle.llm.path) + size_on_disk_bytes(handle.clip.path),
+        size_bytes=(parameter_count(handle.llm.path) + parameter_count(handle.clip.path)) * dtype.itemsize,
         activation_bytes=TEXT_ACTIVATION_BYTES,
     )
     assert isinstance(module, TextEncoders)

@@ -184,8 +184,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def parameter_count(path: str | Path) -> int:
-    """Elements of all tensors in a checkpoint, from its header."""
-    return sum(math.prod(shape) for shape in open_checkpoint(path).shapes.values())
+    """Elements of all tensors in a checkpoint file or a model folder, from the headers."""
+    checkpoint = open_folder(path) if Path(path).is_dir() else open_checkpoint(path)
+    return sum(math.prod(shape) for shape in checkpoint.shapes.values())
 
 
 def size_on_disk_bytes(path: str | Path) -> int:

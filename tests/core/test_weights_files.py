@@ -23,7 +23,7 @@ from hyvideo_core.configs import DiTConfig
 from hyvideo_core.errors import CheckpointError
 from hyvideo_core.model import DiT
 from hyvideo_core.weights import load_dit, load_vae
-from hyvideo_core.weights.files import open_checkpoint
+from hyvideo_core.weights.files import open_checkpoint, parameter_count
 
 WEIGHTS = GOLDEN / "dit_weights.safetensors"
 HTML = b"<!DOCTYPE html><html><title>404</title><body>" + b"Repository not found. " * 50 + b"</body></html>"
@@ -283,3 +283,12 @@ def test_converted_weights_exist_once(big_file: Path, suffix: str) -> None:
     size_mib = big_file.stat().st_size / 2**20
     growth = private_growth_mib(big_file.with_suffix(suffix), "bfloat16")
     assert 0.45 * size_mib < growth < 0.6 * size_mib  # half the bytes of float32, and no second copy
+
+
+def test_the_parameters_of_a_folder_are_those_of_its_shards(tmp_path: Path) -> None:
+    weights = golden_weights()
+    names = sorted(weights)
+    halves = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    for shard, part in halves.items():
+        save(tmp_path / shard, {name: weights[name] for name in part})
+    assert parameter_count(tmp_path) == parameter_count(WEIGHTS) > 0
