@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
 
 from golden_data import assert_close
 from hyvideo_core.configs import VAEConfig
@@ -13,10 +14,6 @@ CONFIG = VAEConfig(block_out_channels=(8, 8, 16, 16), norm_groups=4, latent_chan
 
 
 def diffusers_vae() -> torch.nn.Module:
-    try:
-        from diffusers.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
-    except (ImportError, RuntimeError) as error:
-        pytest.skip(f"diffusers cannot be imported here: {error}")
     return AutoencoderKLHunyuanVideo(
         block_out_channels=CONFIG.block_out_channels,
         norm_num_groups=CONFIG.norm_groups,
