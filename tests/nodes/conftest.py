@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,9 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 # The server inherits it: threads gain nothing on tensors this small, and cost much on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# A fixed threshold: every tensor of a MiB has a mapping of its own, which goes when it is freed. glibc otherwise raises
-# the threshold with use and keeps freed tensors in its lists, so memory readings would speak of glibc.
+# Memory readings are to speak of what the pack holds. With a fixed threshold every tensor of a MiB has a mapping of its
+# own, which goes when it is freed. glibc otherwise raises the threshold with use and keeps freed tensors in its lists:
+# tens of MiB more or less, whatever the pack does.
 os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))
 
 import jobs
@@ -31,6 +34,8 @@ from tools.server import Server
 
 Json = dict[str, Any]
 TIMEOUT_S = 120.0
+#: The pack's line in the server's log for every module whose weights are read.
+READING = re.compile(r"reading the weights of HyVideo (.+)")
 
 
 class Studio:
@@ -66,7 +71,7 @@ class Studio:
         assert torch.isfinite(self.latent({"sampler.seed": next(self.unused_seeds)})).all()
 
     def drop_results(self) -> None:
-        """Make the server forget every output, so that the next job computes anew; models stay."""
+        """Make the server forget every output, so that the next job computes anew; it unloads all models too."""
         self.client.free(unload_models=False, free_memory=True)
 
     def release(self) -> None:
@@ -76,6 +81,10 @@ class Studio:
         job = jobs.text_to_latent({"save.samples": ["size", 0]})
         for _ in range(2):
             self.run({name: job[name] for name in ("size", "save")})
+
+    def reads(self) -> Counter[str]:
+        """How often the weights of each role were read since the server started."""
+        return Counter(READING.findall(self.server.log.read_text("utf-8", errors="replace")))
 
     def rss_mib(self) -> float:
         """Memory of the server's process."""

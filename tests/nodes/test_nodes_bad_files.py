@@ -94,8 +94,11 @@ def test_another_model_in_a_text_slot_is_named(studio, place, kind, field):
 
 
 def test_text_encoders_in_each_others_slots_are_named(studio):
-    assert jobs.CLIP in studio.failure(as_text(jobs.CLIP, "llm"))
-    assert jobs.LLAMA in studio.failure(as_text(jobs.LLAMA, "clip"))
+    for name, kind, field in ((jobs.CLIP, "a CLIP text encoder", "llm"), (jobs.LLAMA, "a language model", "clip")):
+        message = studio.failure(as_text(name, field))
+        assert f"{name} is {kind}" in message
+        assert "expected" in message
+        assert "Choose" in message
 
 
 def damaged() -> dict[str, tuple[str, bytes, str]]:
@@ -146,7 +149,9 @@ def test_a_zip_that_is_no_checkpoint_is_refused(studio, place):
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("readme.txt", "hello")
     place("diffusion_models/archive.pt", buffer.getvalue())
-    assert "archive.pt" in studio.failure(as_model("archive.pt"))
+    message = studio.failure(as_model("archive.pt"))
+    assert "archive.pt" in message
+    assert "download it again" in message
 
 
 def test_weights_with_nan_are_an_error_and_not_a_black_video(studio, place):

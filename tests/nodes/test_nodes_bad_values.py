@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jobs
 import pytest
 import torch
@@ -45,6 +47,10 @@ FAILURES = {
     "long prompt": (
         jobs.text_to_latent({"prompt.prompt": "word " * 2000}),
         ["2000 tokens", "room for 255", "'video'", "Shorten"],
+    ),
+    "long prompt for an image": (
+        jobs.text_to_latent({"prompt.prompt": "word " * 2000, "prompt.template": "image"}),
+        ["2000 tokens", "room for 314", "'image'", "Shorten"],
     ),
     "no place for the prompt": (
         jobs.text_to_latent(CUSTOM | {"prompt.template.text": "no place"}),
@@ -102,10 +108,15 @@ FAILURES = {
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_value_that_cannot_work_says_what_to_do(studio, name):
     job, words = FAILURES[name]
-    before = set(studio.server.base.rglob("*.mp4"))
+    before = videos(studio)
     message = studio.failure(job)
     assert not [word for word in words if word not in message], message
-    assert set(studio.server.base.rglob("*.mp4")) == before
+    assert videos(studio) == before
+
+
+def videos(studio):
+    """Every mp4 in the server's folders, beside them, and where the jobs above try to write."""
+    return {*studio.server.base.parent.rglob("*.mp4"), *Path("/etc").glob("outside*")}
 
 
 REJECTIONS = {
@@ -121,17 +132,27 @@ REJECTIONS = {
     "rescale": ({"sampler.guidance_rescale": 2.0}, "sampler", "guidance_rescale"),
     "dtype": ({"model.dtype": "float16"}, "model", "dtype"),
     "attention": ({"model.attention": "magic"}, "model", "attention"),
-    "file": ({"model.model": "../../../etc/passwd"}, "model", "passwd"),
-    "empty prompt": ({"prompt.prompt": " \n "}, "prompt", "prompt is empty"),
+    "file": ({"model.model": "../../../etc/passwd"}, "model", "model"),
+    "empty prompt": ({"prompt.prompt": " \n "}, "prompt", "prompt"),
+    "no prompt at all": ({"prompt.prompt": ""}, "prompt", "prompt"),
 }
 
 
 @pytest.mark.parametrize("name", REJECTIONS)
 def test_a_value_out_of_range_is_refused_before_anything_runs(studio, name):
-    changes, node, words = REJECTIONS[name]
+    changes, node, field = REJECTIONS[name]
     errors = studio.rejection(jobs.text_to_latent(changes))
     assert set(errors) == {node}
-    assert all(words in f"{error['message']} {error['details']}" for error in errors[node]["errors"])
+    (error,) = errors[node]["errors"]
+    assert error["extra_info"]["input_name"].split(".")[-1] == field
+    assert field in error["details"]
+
+
+def test_an_empty_prompt_is_one_error_that_says_what_to_do(studio):
+    (error,) = studio.rejection(jobs.text_to_latent({"prompt.prompt": " \n "}))["prompt"]["errors"]
+    assert "prompt is empty" in error["details"]
+    assert "Write what the video shows" in error["details"]
+    assert "template" not in error["details"]
 
 
 def test_an_empty_prompt_from_another_node_is_refused_too(studio):

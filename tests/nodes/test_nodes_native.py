@@ -5,7 +5,14 @@ from __future__ import annotations
 import shutil
 
 import jobs
+import numpy as np
 import torch
+from PIL import Image
+
+
+def pictures(paths):
+    """Pixels [F, H, W, 3] of image files."""
+    return np.stack([np.asarray(Image.open(path)) for path in paths]).astype(float)
 
 
 def with_nodes(job, changes, **added):
@@ -19,16 +26,11 @@ def test_comfyui_decodes_the_samplers_latent_as_the_pack_does(studio):
         loader=jobs.node("VAELoader", vae_name=jobs.VAE, device="default"),
         native=jobs.node("VAEDecode", samples=["sampler", 0], vae=["loader", 0]),
     )
-    from PIL import Image
-
-    def pixels(job):
-        return torch.stack([torch.tensor(list(Image.open(p).getdata())) for p in studio.files(studio.run(job))]).float()
-
-    ours = pixels(jobs.text_to_images({"decode.tiling": "whole", "vae.dtype": "float32"}))
-    theirs = pixels(native)
+    ours = pictures(studio.files(studio.run(jobs.text_to_images({"decode.tiling": "whole", "vae.dtype": "float32"}))))
+    theirs = pictures(studio.files(studio.run(native)))
     assert ours.shape == theirs.shape
     # The host's VAE may compute in bfloat16.
-    assert (ours - theirs).abs().mean() < 4
+    assert np.abs(ours - theirs).mean() < 0.05 * ours.std()
 
 
 def test_comfyuis_empty_latent_gives_the_same_video(studio):
@@ -86,13 +88,17 @@ def test_a_latent_survives_saving_and_loading(studio):
 
 def test_the_saved_video_feeds_comfyuis_video_nodes(studio):
     job = with_nodes(
-        jobs.text_to_video(),
+        jobs.text_to_video({"save.crf": 0}),
         {},
+        original=jobs.node("SaveImage", images=["decode", 0], filename_prefix="image/original"),
         parts=jobs.node("GetVideoComponents", video=["save", 0]),
         frames=jobs.node("SaveImage", images=["parts", 0], filename_prefix="image/parts"),
     )
     outputs = studio.run(job)
-    assert len(studio.files(outputs, "frames")) == jobs.FRAMES
+    ours, theirs = (pictures(studio.files(outputs, name)) for name in ("original", "frames"))
+    assert ours.shape == theirs.shape == (jobs.FRAMES, jobs.HEIGHT_PX, jobs.WIDTH_PX, 3)
+    # Noise loses most of its colour to yuv420p; unrelated frames differ by more than their spread.
+    assert np.abs(ours - theirs).mean() < 0.4 * ours.std()
 
 
 def test_the_decoders_images_feed_comfyuis_image_nodes_and_encoder(studio):

@@ -44,10 +44,11 @@ def heard(server):
 def test_every_step_is_reported(heard):
     messages, _ = heard
     steps = [m["data"] for m in messages if m["type"] == "progress" and m["data"]["node"] == "sampler"]
-    assert all(step["max"] == STEPS for step in steps)
+    assert {step["max"] for step in steps} == {STEPS}
     values = [step["value"] for step in steps]
-    assert values == sorted(values)
-    assert values[-1] == STEPS
+    # The host drops reports that follow each other too fast, never the first or the last.
+    assert values == sorted(set(values))
+    assert (values[0], values[-1]) == (1, STEPS)
 
 
 def test_the_time_per_step_stands_beside_the_bar(heard):
@@ -61,8 +62,9 @@ def test_the_time_per_step_stands_beside_the_bar(heard):
 def test_the_decoder_reports_its_parts(heard):
     messages, texts = heard
     parts = [m["data"] for m in messages if m["type"] == "progress" and m["data"]["node"] == "decode"]
-    assert parts
-    assert parts[-1]["value"] == parts[-1]["max"]
+    values = [part["value"] for part in parts]
+    assert values == sorted(set(values))
+    assert values[-1] == parts[-1]["max"] > 1
     assert [text for node, text in texts if node == "decode"]
 
 

@@ -27,7 +27,9 @@ def info(server):
     """The schemas of the pack's nodes as the host reports them."""
     with server.client() as client:
         everything = client.object_info()
-    return {name: node for name, node in everything.items() if node["category"].startswith("HyVideo Studio")}
+    found = {name: node for name, node in everything.items() if node["category"].startswith("HyVideo Studio")}
+    assert found, "the pack did not load; the server's log says why"
+    return found
 
 
 def inputs_of(node):
@@ -61,6 +63,13 @@ def test_every_input_and_output_has_a_tooltip(info):
         assert not bare, f"{name}: {bare}"
         assert len(node["output_tooltips"]) == len(node["output"]), name
         assert all(node["output_tooltips"]), name
+
+
+def test_the_prompts_tooltip_tells_the_room_that_errors_tell(info):
+    # The same numbers are in the errors of too long prompts.
+    tooltip = info["HyvEncodePrompt"]["input"]["required"]["prompt"][1]["tooltip"]
+    assert "255 tokens" in tooltip
+    assert "314" in tooltip
 
 
 def test_every_number_has_a_range_with_its_default_inside(info):
