@@ -192,7 +192,9 @@ def activation_bytes(
     own_output = groups > 1
     # The stream; q, k, v and the kernel's output for one group; the buffer all groups write to; log-sum-exps.
     attending = stream * (1 + 4 / groups + own_output) + batch * tokens * config.heads // groups * 4
-    projecting = stream * (1 + 3 / groups + own_output) + chunked * (1 + 8 / groups) + unpacked_bytes
+    # For each token of a chunk: its norm; q, k, v and what normalising and rotating makes of them, in float32.
+    projected = 6 if dtype_bytes == 4 else 8
+    projecting = stream * (1 + 3 / groups + own_output) + chunked * (1 + projected / groups) + unpacked_bytes
     ending = 2 * stream + CHUNK_WIDTHS * chunked + unpacked_bytes
     return math.ceil((max(attending, projecting, ending) + rope) * MARGIN) + WORKSPACE_BYTES
 

@@ -1,0 +1,197 @@
+"""The plan of sampling: its predictions against traced allocations, its choices, and what it does when memory ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from measure import traced_peak_bytes
+
+from hyvideo_core.configs import HUNYUAN_VIDEO, DiTConfig
+from hyvideo_core.errors import DoesNotFitError
+from hyvideo_core.model import DiT
+from hyvideo_core.sampling_plan import (
+    MARGIN,
+    WORKSPACE_BYTES,
+    HeldWeights,
+    SamplingPlan,
+    activation_bytes,
+    held_weights,
+    plan_sampling,
+    retrying,
+)
+from hyvideo_core.types import Geometry
+
+#: MODEL.md: numbers of a double and of a single block, and of everything else.
+DOUBLE, SINGLE = 340_000_000, 141_600_000
+ELEMENTS = [DOUBLE] * 20 + [SINGLE] * 40
+OTHER = 12_821_012_544 - sum(ELEMENTS)
+BF16 = held_weights([2 * n for n in ELEMENTS], ELEMENTS, OTHER, HUNYUAN_VIDEO, 2)
+FP8 = held_weights(ELEMENTS, ELEMENTS, OTHER, HUNYUAN_VIDEO, 2)
+HD = (1, 16, *Geometry(1280, 720, 129).latent_shape)
+SD = (1, 16, *Geometry(960, 544, 129).latent_shape)
+IMAGE = (1, 16, *Geometry(1280, 720, 1).latent_shape)
+GB = 10**9
+
+
+def planned(weights: HeldWeights, shape: tuple[int, ...], free_gb: float, **options: Any) -> SamplingPlan:
+    return plan_sampling(HUNYUAN_VIDEO, weights, shape, 2, int(free_gb * GB), **options)
+
+
+# --- the prediction -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("latent", [(1, 16, 5, 32, 32), (2, 16, 3, 32, 32)])
+def test_the_predicted_peak_is_the_traced_one_and_a_little_more(latent: tuple[int, ...], groups: int) -> None:
+    config = DiTConfig(hidden_size=512, heads=4, double_blocks=1, single_blocks=1, text_dim=64, pooled_dim=32)
+    dit = DiT(config, head_groups=groups).eval().requires_grad_(False)
+    batch = latent[0]
+    text, pooled = torch.randn(batch, 256, 64), torch.randn(batch, 32)
+    inputs = (torch.randn(latent), torch.full((batch,), 500.0), text, None, pooled, torch.full((batch,), 6000.0))
+    traced = traced_peak_bytes(lambda: dit(*inputs))
+    predicted = activation_bytes(config, latent, 4, groups) - WORKSPACE_BYTES
+    assert traced <= predicted <= 1.07 * MARGIN * traced
+
+
+def test_the_goals_of_the_full_model_are_met_on_paper() -> None:
+    u_bytes = 119_056 * 3072 * 2
+    # 5U, and what the table of rotations and the margin add.
+    assert activation_bytes(HUNYUAN_VIDEO, HD, 2, 1) < 5.5 * u_bytes
+    assert activation_bytes(HUNYUAN_VIDEO, HD, 2, 4) < 3.6 * u_bytes
+    for free_gb in (24, 16, 12, 8):
+        plan = planned(BF16, HD, 0.95 * free_gb)
+        assert plan.transfer_s < 0.02 * plan.compute_s
+    assert planned(BF16, SD, 5.7).peak_bytes < 6 * GB
+
+
+# --- the choice -----------------------------------------------------------------------------------------------
+
+
+def test_with_room_for_all_nothing_streams() -> None:
+    plan = planned(BF16, HD, 40)
+    assert (plan.resident_blocks, plan.head_groups, plan.streamed_bytes) == (60, 1, 0)
+    assert plan.weights_bytes == BF16.total_bytes
+    assert "all 60 blocks on the device" in plan.describe()
+
+
+def test_streaming_is_told_to_show_for_an_image_and_not_for_a_long_video() -> None:
+    assert "will show in the time of a step" in planned(BF16, IMAGE, 8).describe()
+    assert "behind the computation" in planned(BF16, HD, 8).describe()
+
+
+def test_an_image_takes_all_the_residents_that_fit() -> None:
+    """Streaming is never free there, so not one block more than needed."""
+    plan = planned(BF16, IMAGE, 12)
+    more = replace(plan, resident_blocks=plan.resident_blocks + 1)
+    assert plan.peak_bytes <= 12 * GB < more.peak_bytes
+
+
+def test_fewer_groups_of_heads_until_memory_asks_for_more() -> None:
+    assert planned(BF16, HD, 8).head_groups == 1
+    assert planned(BF16, HD, 5.5).head_groups > 1
+
+
+@given(
+    free_gb=st.floats(3, 60),
+    frames=st.sampled_from([1, 5, 33, 129]),
+    size=st.sampled_from([(512, 320), (960, 544), (1280, 720)]),
+    packed=st.booleans(),
+)
+@settings(max_examples=40)
+def test_a_plan_never_exceeds_what_is_free_and_more_memory_is_never_slower(
+    free_gb: float, frames: int, size: tuple[int, int], packed: bool
+) -> None:
+    shape = (1, 16, *Geometry(*size, frames).latent_shape)
+    weights = FP8 if packed else BF16
+    least = SamplingPlan(HUNYUAN_VIDEO, weights, shape, 2, 0, resident_blocks=0, head_groups=4).peak_bytes
+    if least > free_gb * GB:
+        with pytest.raises(DoesNotFitError, match="takes at least"):
+            planned(weights, shape, free_gb)
+        return
+    plan = planned(weights, shape, free_gb)
+    assert plan.peak_bytes <= free_gb * GB
+    richer = planned(weights, shape, free_gb + 4)
+    assert max(richer.compute_s, richer.transfer_s) <= max(plan.compute_s, plan.transfer_s)
+
+
+def test_what_does_not_fit_says_how_much_would() -> None:
+    with pytest.raises(DoesNotFitError, match=r"at least (\d+\.\d+) GB, but 2\.00 GB are free.*fewer frames") as caught:
+        planned(BF16, HD, 2)
+    needed = float(str(caught.value).split("at least ")[1].split(" GB")[0])
+    assert planned(BF16, HD, needed + 0.01).resident_blocks == 0
+
+
+def test_residents_by_hand_are_kept() -> None:
+    assert planned(BF16, HD, 40, resident_blocks=7).resident_blocks == 7
+    with pytest.raises(DoesNotFitError, match="with 60 blocks on the device"):
+        planned(BF16, HD, 8, resident_blocks=60)
+    with pytest.raises(ValueError, match="resident blocks are 61"):
+        planned(BF16, HD, 40, resident_blocks=61)
+
+
+def test_packed_weights_need_room_to_unpack() -> None:
+    assert BF16.unpacked_bytes == 0
+    # linear1 and linear2 of a single block: 3072·21504 + 15360·3072 numbers.
+    assert FP8.unpacked_bytes == 2 * (3072 * 21504 + 15360 * 3072)
+
+
+# --- when the device runs out of memory all the same --------------------------------------------------------------
+
+
+def full(times: int) -> Any:
+    seen: list[SamplingPlan] = []
+
+    def attempt(plan: SamplingPlan) -> int:
+        seen.append(plan)
+        if len(seen) <= times:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return plan.resident_blocks
+
+    return attempt, seen
+
+
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_each_retry_takes_less_and_is_said_aloud(times: int) -> None:
+    attempt, seen = full(times)
+    said: list[str] = []
+    assert retrying(planned(BF16, HD, 40), attempt, said.append) == seen[-1].resident_blocks
+    peaks = [plan.peak_bytes for plan in seen]
+    assert peaks == sorted(peaks, reverse=True)
+    assert len(set(peaks[:3])) == min(3, len(peaks))
+    assert len(said) == times
+    assert all("ran out of memory; trying again with" in text for text in said)
+
+
+def test_the_last_notch_fails_with_the_devices_words() -> None:
+    attempt, seen = full(10**6)
+    with pytest.raises(DoesNotFitError, match=r"Tried to allocate 2\.00 GiB.*fewer frames"):
+        retrying(planned(BF16, HD, 40), attempt, lambda text: None)
+    assert (seen[-1].resident_blocks, seen[-1].head_groups) == (0, 4)
+
+
+def test_the_failed_attempts_tensors_are_gone_when_it_is_retried() -> None:
+    import weakref
+
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def attempt(plan: SamplingPlan) -> bool:
+        if not held:
+            big = torch.zeros(3)
+            held.append(weakref.ref(big))
+            raise torch.OutOfMemoryError("full")
+        return held[0]() is None
+
+    assert retrying(planned(BF16, HD, 40), attempt, lambda text: None)
+
+
+def test_other_errors_are_not_retried() -> None:
+    def attempt(plan: SamplingPlan) -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        retrying(planned(BF16, HD, 40), attempt, lambda text: None)
