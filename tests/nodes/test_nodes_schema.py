@@ -9,6 +9,8 @@ import pytest
 from tools.paths import ROOT
 
 SOURCES = sorted((ROOT / "nodes").glob("*.py"))
+#: Types of the host's own.
+HOSTS = {"CONDITIONING", "LATENT", "IMAGE", "VIDEO", "STRING"}
 NODE_IDS = {
     "HyvLoadModel",
     "HyvLoadTextEncoders",
@@ -19,6 +21,10 @@ NODE_IDS = {
     "HyvDecode",
     "HyvEncode",
     "HyvSaveVideo",
+    "HyvDecodeVideo",
+    "HyvLora",
+    "HyvMemory",
+    "HyvPlan",
 }
 
 
@@ -82,7 +88,7 @@ def test_every_number_has_a_range_with_its_default_inside(info):
 
 
 def test_sockets_that_comfyui_knows_are_its_own(info):
-    foreign = {kind for node in info.values() for kind in node["output"]} - {"CONDITIONING", "LATENT", "IMAGE", "VIDEO"}
+    foreign = {kind for node in info.values() for kind in node["output"]} - HOSTS
     assert foreign == {"HYV_MODEL", "HYV_TEXT_ENCODER", "HYV_VAE"}
 
 

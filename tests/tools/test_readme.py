@@ -73,6 +73,8 @@ def as_stated(kind: str, options: dict[str, Any]) -> Setting:
     """A default in the README's words."""
     value = options.get("default", options["options"][0]["key"] if kind == "COMFY_DYNAMICCOMBO_V3" else None)
     words = {None: "–", "": "empty", VIDEO.text: "the video template"}
+    if kind == "BOOLEAN":
+        return "on" if value else "off", bool(options.get("advanced"))
     text = words.get(value) or (value if isinstance(value, str) else f"{value:g}".replace("-", "−"))
     return text, bool(options.get("advanced"))
 
