@@ -18,6 +18,7 @@ from hyvideo_core.errors import DoesNotFitError
 from hyvideo_core.memory.placement import spread
 from hyvideo_core.memory.streaming import BUFFERS
 from hyvideo_core.model.dit import CHUNK_PART, CHUNK_TOKENS
+from hyvideo_core.weights import TransformerFile
 
 Result = TypeVar("Result")
 
@@ -230,6 +231,15 @@ def held_weights(
     # A single block's two layers, unpacked together at its end.
     largest = hidden * (3 * hidden + wide) + (hidden + wide) * hidden
     return HeldWeights(tuple(block_bytes), other_elements * dtype_bytes, largest * dtype_bytes if is_packed else 0)
+
+
+def weights_of(found: TransformerFile, storage: str, dtype_bytes: int) -> HeldWeights:
+    """What the weights of a file take once ``load_dit`` has loaded them with this ``storage``."""
+    if storage == "plain" or (storage == "auto" and not found.is_packed):
+        block_bytes: Sequence[int] = [count * dtype_bytes for count in found.block_elements]
+    else:
+        block_bytes = found.block_bytes if storage == "auto" else found.block_elements
+    return held_weights(block_bytes, found.block_elements, found.other_elements, found.config, dtype_bytes)
 
 
 def _tokens(latent_shape: Sequence[int]) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from hyvideo_core.errors import GeometryError, HyVideoError
@@ -23,6 +24,11 @@ Frame = NDArray[np.uint8]
 _TAGS = {"color_primaries": "bt709", "color_trc": "bt709", "colorspace": "bt709"}
 _CONVERT = "scale=out_color_matrix=bt709:out_range=tv,setparams=" + ":".join(f"{k}={v}" for k, v in _TAGS.items())
 _BT709 = ["-vf", _CONVERT, *(part for key, value in _TAGS.items() for part in (f"-{key}", value))]
+
+
+def frame(image: torch.Tensor) -> Frame:
+    """An image [H, W, 3] in 0–1 on any device as an 8-bit frame."""
+    return image.mul(255).round_().clamp_(0, 255).to("cpu", torch.uint8).numpy().astype(np.uint8)
 
 
 def write_mp4(

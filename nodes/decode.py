@@ -10,16 +10,18 @@ import torch
 from comfy_api.latest import io
 
 from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
-from hyvideo_core.errors import GeometryError, NumericsError
+from hyvideo_core.errors import GeometryError
 from hyvideo_core.plan import choose_tiling, vae_activation_bytes, with_smaller_tiles
 from hyvideo_core.vae import VAE, Tiling
+from hyvideo_core.vae.images import decoded_images
 from hyvideo_core.vae.tiling import video_frames, video_size
+from hyvideo_core.video import frame
 from hyvideo_core.weights import load_vae, size_on_disk_bytes
 
 from . import host
 from .adapt import host_latent, images_to_video, latent_samples
 from .handles import CATEGORY, HyvVAE, VAEHandle
-from .video import Place, frame, metadata_of, saved_output, saving_inputs
+from .video import Place, metadata_of, saved_output, saving_inputs
 
 Result = TypeVar("Result")
 
@@ -181,22 +183,10 @@ def _images_shape(samples: torch.Tensor) -> tuple[int, int, int, int]:
 
 
 def _decoded(module: VAE, samples: torch.Tensor, tiling: Tiling | None, node_id: str | None) -> Iterator[torch.Tensor]:
-    """Images [H, W, 3] in 0–1 on the VAE's device, clip after clip. Raises ``NumericsError`` for NaN or infinity."""
-    report = _Report(node_id)
-    # One clip at a time: the VAE's memory grows with the batch, its speed does not.
-    for sample in samples:
-        for part in module.decode_frames(sample[None], tiling, report):
-            if not bool(torch.isfinite(part).all()):
-                raise NumericsError(
-                    f"The VAE returned NaN or infinity ({part.dtype}). Choose dtype bfloat16 or float32 in HyVideo "
-                    "Load VAE; if it stays, the latent is already damaged."
-                )
-            for image in part[0].unbind(dim=1):
-                host.check_interrupt()
-                yield image.permute(1, 2, 0).to(torch.float32).add(1).div_(2).clamp_(0, 1)
-                del image
-            # The next part is computed without this one.
-            del part
+    """``decoded_images`` with the node's progress, stopped between any two images."""
+    for image in decoded_images(module, samples, tiling, _Report(node_id)):
+        host.check_interrupt()
+        yield image
 
 
 def _with_tiles(

@@ -13,7 +13,7 @@ from hyvideo_core.configs import DiTConfig
 from hyvideo_core.errors import HyVideoError
 from hyvideo_core.model import DiT
 from hyvideo_core.ops import fp8
-from hyvideo_core.sampling_plan import HeldWeights, SamplingPlan, held_weights, plan_sampling
+from hyvideo_core.sampling_plan import SamplingPlan, plan_sampling, weights_of
 from hyvideo_core.weights import KINDS, inspect_dit, load_dit, merge, set_fast_products
 
 from . import host
@@ -38,27 +38,15 @@ def config_of(handle: ModelHandle) -> DiTConfig:
 def plan(handle: ModelHandle, latent_shape: tuple[int, ...], free_bytes: int) -> SamplingPlan:
     """How a latent of this shape would be sampled with so much memory. Raises ``DoesNotFitError``."""
     dtype = _dtype(handle)
-    config = inspect_dit(handle.file.path).config
+    found = inspect_dit(handle.file.path)
     return plan_sampling(
-        config,
-        weights_of(handle),
+        found.config,
+        weights_of(found, handle.storage, dtype.itemsize),
         latent_shape,
         dtype.itemsize,
         free_bytes,
         resident_blocks=handle.resident_blocks,
     )
-
-
-def weights_of(handle: ModelHandle) -> HeldWeights:
-    """What the handle's weights take as they will be held."""
-    found, dtype = inspect_dit(handle.file.path), _dtype(handle)
-    block_bytes = {
-        "auto": found.block_bytes,
-        "plain": [count * dtype.itemsize for count in found.block_elements],
-    }.get(handle.storage, found.block_elements)
-    if handle.storage == "auto" and not found.is_packed:
-        block_bytes = [count * dtype.itemsize for count in found.block_elements]
-    return held_weights(block_bytes, found.block_elements, found.other_elements, found.config, dtype.itemsize)
 
 
 def loaded(handle: ModelHandle, latent_shape: tuple[int, ...]) -> host.HostedTransformer:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
-import numpy as np
 import torch
 from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
 
 from hyvideo_core.errors import HyVideoError
-from hyvideo_core.video import Frame, write_first_free
+from hyvideo_core.video import Frame, frame, write_first_free
 
 from . import host
 from .handles import CATEGORY
@@ -138,8 +137,3 @@ def _frames(images: torch.Tensor) -> Iterator[Frame]:
     for image in images:
         host.check_interrupt()
         yield frame(image[..., :3])
-
-
-def frame(image: torch.Tensor) -> Frame:
-    """An image [H, W, 3] in 0–1 on any device as an 8-bit frame."""
-    return image.mul(255).round_().clamp_(0, 255).to("cpu", torch.uint8).numpy().astype(np.uint8)
