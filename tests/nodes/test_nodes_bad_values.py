@@ -74,7 +74,7 @@ FAILURES = {
     "cfg without negative": (jobs.text_to_latent({"sampler.cfg": 3.0}), ["cfg is 3.0", "negative", "set cfg to 1"]),
     "cfg ends before it starts": (
         jobs.text_to_latent({"sampler.cfg_start": 0.8, "sampler.cfg_end": 0.2}),
-        ["0.8", "0.2", "start ≤ end"],
+        ["cfg_start is 0.8", "cfg_end is 0.2", "start before it ends"],
     ),
     "combined prompts": (combined(), ["positive holds 2", "exactly one", "Conditioning Combine"]),
     "latent of an image model": (
