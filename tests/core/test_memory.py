@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from dit_data import inputs, prompt, randn, random_dit
+from dit_data import inputs, prompt, randn, random_dit, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hyvideo_core.extensions import BlockSwap
+from hyvideo_core.configs import DiTConfig
+from hyvideo_core.extensions import BlockSwap, Loras
 from hyvideo_core.memory import BlockStream, Placement
 from hyvideo_core.memory.placement import spread
 from hyvideo_core.memory.tensors import places
 from hyvideo_core.memory.transfers import ImmediateTransfers, Pairs
 from hyvideo_core.model import DiT
-from hyvideo_core.ops import Linear, fp8
+from hyvideo_core.ops import Linear, Stored, fp8
+from hyvideo_core.ops.ggml import Ggml
 from hyvideo_core.sample import sample
 from hyvideo_core.sample.schedule import flow_sigmas
+from hyvideo_core.weights import Lora
 
+#: Wide enough for blocks of 32 numbers.
+WIDE = DiTConfig(
+    hidden_size=64, heads=2, double_blocks=2, single_blocks=2, rope_dims=(8, 12, 12), in_channels=4, out_channels=4,
+    text_dim=16, pooled_dim=8,
+)  # fmt: skip
 CPU = torch.device("cpu")
 
 
@@ -100,6 +109,39 @@ def test_a_swapped_run_is_bit_identical(resident: int, make: Any, transfers: Any
     placement = placed(dit, resident)
     found = velocities(dit, [BlockSwap(waiting=placement.waiting, transfers=lambda _: transfers())])
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def gguf_dit() -> DiT:
+    """Blocks in Q8_0, as the gguf package packs them."""
+    import gguf
+
+    dit = random_dit(WIDE)
+    for block in blocks_of(dit):
+        for layer in block.modules():
+            if isinstance(layer, Linear):
+                rows = gguf.quants.quantize(layer.weight.numpy(), gguf.GGMLQuantizationType.Q8_0)
+                layer.store(Stored(torch.from_numpy(rows), Ggml("Q8_0")))
+    return dit
+
+
+def lora_file(folder: Path) -> Path:
+    layer = "double_blocks.1.img_attn_qkv"
+    down, up = randn(2, WIDE.hidden_size, seed=3), randn(3 * WIDE.hidden_size, 2, seed=4)
+    return save(folder / "lora.safetensors", {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": up})
+
+
+@pytest.mark.parametrize("make", [lambda: random_dit(WIDE), gguf_dit], ids=["plain", "gguf"])
+@pytest.mark.parametrize("compile_blocks", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_swapping_works_with_gguf_lora_and_compiled_blocks(make: Any, compile_blocks: bool, tmp_path: Path) -> None:
+    loras = Loras(loras=(Lora(lora_file(tmp_path), 0.7),))
+    dit = make()
+    dit.compile_blocks = compile_blocks
+    plain, expected = velocities(dit), velocities(dit, [loras])
+    placement = placed(dit, 1)
+    swap = BlockSwap(waiting=placement.waiting, transfers=lambda _: LazyTransfers())
+    found = velocities(dit, [swap, loras])
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert not torch.equal(expected[-1], plain[-1])
 
 
 def test_without_blocks_that_wait_nothing_is_wrapped() -> None:
