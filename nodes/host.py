@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import comfy.model_management as mm
 import comfy.utils
@@ -17,16 +17,14 @@ from comfy.model_patcher import ModelPatcher
 from server import PromptServer
 
 from hyvideo_core.memory import Placement
-from hyvideo_core.model import DiT
-from hyvideo_core.sampling_plan import SamplingPlan
 
 logger = logging.getLogger(__name__)
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
-#: What a transformer's plan is for a number of free bytes.
-PlanFor = Callable[[int], SamplingPlan]
+#: The plan for a number of free bytes and a placement.
+Decide = Callable[[int, Placement | None], "Plan | None"]
 #: Part of the free memory of the host that may be page-locked for weights.
 LOCKED_SHARE = 0.5
 
@@ -94,29 +92,48 @@ class HostedModule(ModelPatcher):
         return None if content is None else next(content.parameters()).dtype
 
 
-class HostedTransformer(HostedModule):
-    """The transformer in the host's books: as much of it on the device as ``plan_for`` says for what is free there.
+class Plan(Protocol):
+    """What decides how much of a module is on its device."""
 
-    Its weights are read on the host, memory-mapped where possible. ``plan`` is what the last loading decided.
+    @property
+    def resident_blocks(self) -> int:
+        """Blocks that stay there."""
+
+
+class HostedBlocks(HostedModule):
+    """A module made of blocks in the host's books: as many of them on the device as ``decide`` says.
+
+    Its weights are read on the host, memory-mapped where possible. ``decide`` gets the bytes that are free on the
+    device and the placement (None on a CPU, where there is nothing to place); ``plan`` is what it answered last.
+    ``lock`` page-locks what waits, which pays for weights that stream again and again.
     """
 
     def __init__(
-        self, read: Callable[[torch.device], DiT], device: torch.device, size_bytes: int, plan_for: PlanFor
+        self,
+        role: str,
+        read: Callable[[torch.device], torch.nn.Module],
+        device: torch.device,
+        size_bytes: int,
+        blocks_of: Callable[[torch.nn.Module], Sequence[torch.nn.Module]],
+        lock: bool,
     ) -> None:
-        super().__init__("transformer", read, device, size_bytes)
-        self.plan_for = plan_for
-        self.plan: SamplingPlan | None = None
+        super().__init__(role, read, device, size_bytes)
+        self._blocks_of, self._lock = blocks_of, lock
+        self.decide: Decide = lambda free, placement: None
+        self.plan: Plan | None = None
         self._placement: Placement | None = None
 
     def waiting(self) -> list[torch.nn.Module]:
         """Blocks that must be streamed, in the order in which they run."""
         return [] if self._placement is None else self._placement.waiting()
 
-    def follow(self, plan: SamplingPlan) -> None:
+    def follow(self, plan: Plan | None) -> None:
         """Have on the device what the plan says."""
         self.plan = plan
-        if self._placement is not None:
-            self._placement.put(plan.resident_blocks)
+        if self._placement is None or plan is None:
+            return
+        self._placement.put(plan.resident_blocks)
+        if self._lock:
             # Half of what is free: the host keeps results there, and other programs live there too.
             self._placement.lock(int(psutil.virtual_memory().available * LOCKED_SHARE))
 
@@ -132,9 +149,9 @@ class HostedTransformer(HostedModule):
         if self.model.content is None:
             super().partially_load(torch.device("cpu"))
             if device_to.type != "cpu":
-                dit = self.module
-                self._placement = Placement(dit, [*dit.double_blocks, *dit.single_blocks], device_to)
-        self.follow(self.plan_for(free_bytes(device_to) + before - int(mm.extra_reserved_memory())))
+                self._placement = Placement(self.module, self._blocks_of(self.module), device_to)
+        free = free_bytes(device_to) + (before if self._placement is not None else 0)
+        self.follow(self.decide(free - int(mm.extra_reserved_memory()), self._placement))
         return self.loaded_size() - before
 
     def partially_unload(
@@ -150,6 +167,7 @@ class HostedTransformer(HostedModule):
         if unpatch_all and self._placement is not None:
             self._placement.release()
             self._placement = None
+            self.model.content = None
         return super().detach(unpatch_all)
 
 
@@ -207,21 +225,30 @@ def loaded(
     return hosted.module
 
 
-def transformer(
+def loaded_blocks(
+    role: str,
     key: Hashable,
-    read: Callable[[torch.device], DiT],
+    read: Callable[[torch.device], torch.nn.Module],
     *,
     device: torch.device,
     size_bytes: int,
     activation_bytes: int,
-    plan_for: PlanFor,
-) -> HostedTransformer:
-    """The transformer for ``key``, on ``device`` as far as ``plan_for`` says for the bytes that are free there."""
-    hosted = _cache.get("transformer", key, lambda: HostedTransformer(read, device, size_bytes, plan_for))
-    assert isinstance(hosted, HostedTransformer)
-    hosted.plan_for = plan_for
+    blocks_of: Callable[[torch.nn.Module], Sequence[torch.nn.Module]],
+    decide: Decide,
+    lock: bool,
+) -> HostedBlocks:
+    """The module for ``key``, on ``device`` as far as ``decide`` says for the bytes that are free there."""
+    hosted = _cache.get(role, key, lambda: HostedBlocks(role, read, device, size_bytes, blocks_of, lock))
+    assert isinstance(hosted, HostedBlocks)
+    hosted.decide = decide
     mm.load_models_gpu([hosted], memory_required=activation_bytes)
     return hosted
+
+
+def available_bytes(device: torch.device) -> int:
+    """What can be had on a device: what is free, and what the host would take from models that are loaded now."""
+    held = sum(model.model_loaded_memory() for model in mm.current_loaded_models if model.device == device)
+    return free_bytes(device) + (0 if device.type == "cpu" else held) - int(mm.extra_reserved_memory())
 
 
 def peak_bytes(device: torch.device) -> int | None:

@@ -153,6 +153,6 @@ class HyvPlan(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: ModelHandle, latent: dict[str, Any], memory_gb: float) -> io.NodeOutput:
-        free = int(memory_gb * 1e9) or host.free_bytes(host.transformer_device())
+        free = int(memory_gb * 1e9) or host.available_bytes(host.transformer_device())
         text = transformer.plan(model, tuple(latent_samples(latent, "latent").shape), free).describe()
         return io.NodeOutput(text, ui=ui.PreviewText(text))

@@ -198,6 +198,5 @@ def _run(
         progress.close("sampling")
         return step.x
 
-    assert hosted.plan is not None
     with transformer.peak_reported(hosted):
-        return retrying(hosted.plan, attempt, logger.warning)
+        return retrying(transformer.plan_of(hosted), attempt, logger.warning)

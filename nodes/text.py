@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -9,12 +13,15 @@ import torch
 from comfy_api.latest import io
 
 from hyvideo_core.errors import PromptError
+from hyvideo_core.memory import Placement, streamed, transfers_for
 from hyvideo_core.text import IMAGE, VIDEO, Template, TextEncoders, custom
 from hyvideo_core.weights import load_clip, load_mllm, parameter_count
 
 from . import host
 from .adapt import HostConditioning, to_host_conditioning
 from .handles import CATEGORY, HyvTextEncoders, TextEncodersHandle
+
+logger = logging.getLogger(__name__)
 
 #: Room for the activations of a 350-token prompt in an 8B language model.
 TEXT_ACTIVATION_BYTES = 512 * 2**20
@@ -99,10 +106,10 @@ class HyvEncodePrompt(io.ComfyNode):
         if not prompt.strip():
             raise PromptError("prompt is empty, but there must be something to show. Write what the video shows.")
         chosen = _template(template)
-        encoders = _encoders(text_encoders)
-        return io.NodeOutput(
-            _encoded(encoders, chosen, "prompt", prompt), _encoded(encoders, chosen, "negative", negative)
-        )
+        with _encoders(text_encoders) as encoders:
+            return io.NodeOutput(
+                _encoded(encoders, chosen, "prompt", prompt), _encoded(encoders, chosen, "negative", negative)
+            )
 
 
 def _encoded(encoders: TextEncoders, template: Template, field: str, prompt: str) -> HostConditioning:
@@ -124,20 +131,44 @@ def _template(choice: dict[str, Any] | None) -> Template:
     return {"video": VIDEO, "image": IMAGE}[kind]
 
 
-def _encoders(handle: TextEncodersHandle) -> TextEncoders:
-    """Both encoders, loaded together since each prompt needs both."""
+@dataclass(frozen=True)
+class _Residents:
+    """The plan of a language model: how many of its layers stay on the device."""
+
+    resident_blocks: int
+
+
+@contextmanager
+def _encoders(handle: TextEncodersHandle) -> Iterator[TextEncoders]:
+    """Both encoders, loaded together since each prompt needs both; layers that do not fit the device stream to it."""
     device = host.text_device()
     dtype = host.dtype_of(handle.dtype, device, on_gpu="float16", on_cpu="bfloat16")
-    module = host.loaded(
+    hosted = host.loaded_blocks(
         "text encoders",
         (handle.llm, handle.clip, dtype),
         partial(_read, handle, dtype),
         device=device,
         size_bytes=(parameter_count(handle.llm.path) + parameter_count(handle.clip.path)) * dtype.itemsize,
         activation_bytes=TEXT_ACTIVATION_BYTES,
+        blocks_of=_layers,
+        decide=_residents,
+        # A prompt is encoded once or twice: locking pages would take longer than streaming from the file.
+        lock=False,
     )
+    module, waiting = hosted.module, hosted.waiting()
     assert isinstance(module, TextEncoders)
-    return module
+    if waiting:
+        logger.info("%d of %d layers of the language model stream to the device", len(waiting), len(_layers(module)))
+    with streamed(waiting, device, transfers_for(device)):
+        yield module
+
+
+def _layers(module: torch.nn.Module) -> list[torch.nn.Module]:
+    return list(module.get_submodule("mllm.llama.layers").children())
+
+
+def _residents(free_bytes: int, placement: Placement | None) -> _Residents | None:
+    return None if placement is None else _Residents(placement.fitting(free_bytes - TEXT_ACTIVATION_BYTES))
 
 
 def _read(handle: TextEncodersHandle, dtype: torch.dtype, device: torch.device) -> TextEncoders:

@@ -49,24 +49,32 @@ def plan(handle: ModelHandle, latent_shape: tuple[int, ...], free_bytes: int) ->
     )
 
 
-def loaded(handle: ModelHandle, latent_shape: tuple[int, ...]) -> host.HostedTransformer:
+def loaded(handle: ModelHandle, latent_shape: tuple[int, ...]) -> host.HostedBlocks:
     """The transformer, with as much on its device as a latent of this shape leaves room for."""
-    device = host.transformer_device()
-    smallest = plan(handle, latent_shape, 2**62)
-    hosted = host.transformer(
+    unlimited = plan(handle, latent_shape, 2**62)
+    hosted = host.loaded_blocks(
+        "transformer",
         (handle.file, _dtype(handle), handle.storage, handle.merged),
         partial(_read, handle),
-        device=device,
-        size_bytes=smallest.weights.total_bytes,
-        activation_bytes=smallest.activation_bytes,
-        plan_for=partial(plan, handle, latent_shape),
+        device=host.transformer_device(),
+        size_bytes=unlimited.weights.total_bytes,
+        activation_bytes=unlimited.activation_bytes,
+        blocks_of=lambda dit: [*dit.double_blocks, *dit.single_blocks],
+        decide=lambda free_bytes, _: plan(handle, latent_shape, free_bytes),
+        lock=True,
     )
-    for line in hosted.plan.describe().splitlines() if hosted.plan else ():
+    for line in plan_of(hosted).describe().splitlines():
         logger.info("plan: %s", line)
     return hosted
 
 
-def following(hosted: host.HostedTransformer, plan: SamplingPlan, handle: ModelHandle) -> DiT:
+def plan_of(hosted: host.HostedBlocks) -> SamplingPlan:
+    """What the last loading of a transformer decided."""
+    assert isinstance(hosted.plan, SamplingPlan)
+    return hosted.plan
+
+
+def following(hosted: host.HostedBlocks, plan: SamplingPlan, handle: ModelHandle) -> DiT:
     """The transformer, placed by the plan and set up as the handle says."""
     if plan is not hosted.plan:
         hosted.follow(plan)
@@ -81,14 +89,15 @@ def following(hosted: host.HostedTransformer, plan: SamplingPlan, handle: ModelH
 
 
 @contextmanager
-def peak_reported(hosted: host.HostedTransformer) -> Iterator[None]:
+def peak_reported(hosted: host.HostedBlocks) -> Iterator[None]:
     """Log the measured peak beside the predicted one when the run is over, where the device counts it."""
     device = hosted.load_device
     foreign = host.watch_peak(device) - hosted.loaded_size()
     yield
     peak = host.peak_bytes(device)
-    if peak is not None and hosted.plan is not None:
-        logger.info("measured peak %.2f GB, predicted %.2f GB", (peak - foreign) / 1e9, hosted.plan.peak_bytes / 1e9)
+    if peak is not None:
+        predicted = plan_of(hosted).peak_bytes
+        logger.info("measured peak %.2f GB, predicted %.2f GB", (peak - foreign) / 1e9, predicted / 1e9)
 
 
 def _dtype(handle: ModelHandle) -> torch.dtype:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from hyvideo_core.errors import DoesNotFitError
+from hyvideo_core.memory.streaming import BUFFERS
 from hyvideo_core.memory.tensors import Place, buffer_bytes, places, size_bytes, views
 from hyvideo_core.memory.transfers import pin, unpin
 
@@ -59,6 +61,25 @@ class Placement:
     def resident(self) -> int:
         """Blocks that are on the device now."""
         return sum(self._on_device)
+
+    def fitting(self, room_bytes: int) -> int:
+        """The most resident blocks that ``room_bytes`` hold beside everything else and the buffers for the others.
+
+        Raises ``DoesNotFitError`` if not even none do.
+        """
+        sizes = self.block_bytes
+        for resident in range(len(sizes), -1, -1):
+            here = spread(resident, len(sizes))
+            waiting = [size for size, stays in zip(sizes, here, strict=True) if not stays]
+            buffers = min(BUFFERS, len(waiting)) * max(waiting, default=0)
+            needed = self.total_bytes - sum(waiting) + buffers
+            if needed <= room_bytes:
+                return resident
+        raise DoesNotFitError(
+            f"{type(self.module).__name__} takes at least {needed / 1e9:.2f} GB of {self.device}, but "
+            f"{max(0, room_bytes) / 1e9:.2f} GB are free for it. Free memory that other programs hold, or choose a "
+            "smaller file."
+        )
 
     def put(self, resident: int) -> None:
         """Have everything outside the blocks and ``resident`` of the blocks on the device.

@@ -6,8 +6,9 @@ second. Source: ZeRO-Infinity (arXiv 2104.07857) §5 for the overlap; here weigh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,6 +81,24 @@ class BlockStream:
         tensors = views(self._buffers[buffer], self._host[number])
         mark = self._transfers.copy(list(zip(tensors, self._host[number], strict=True)), self._busy[buffer])
         self._coming[number] = (buffer, mark, tensors)
+
+
+@contextmanager
+def streamed(blocks: Sequence[nn.Module], device: torch.device, transfers: Transfers) -> Iterator[None]:
+    """Within it, calling one of ``blocks`` carries its weights to ``device`` first: for modules without seams."""
+    with ExitStack() as stack:
+        stream = BlockStream(blocks, device, transfers)
+        stack.callback(stream.close)
+        for block in blocks:
+            # In the instance's own dictionary it hides the class's method; taking it out restores that.
+            block.__dict__["forward"] = partial(_arrive_first, stream, block, block.forward)
+            stack.callback(block.__dict__.pop, "forward")
+        yield
+
+
+def _arrive_first(stream: BlockStream, block: nn.Module, forward: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    with stream.arrived(block):
+        return forward(*args, **named)
 
 
 def _fill(found: Sequence[Place], tensors: Sequence[torch.Tensor]) -> None:

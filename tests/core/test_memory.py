@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hyvideo_core.configs import DiTConfig
+from hyvideo_core.errors import DoesNotFitError
 from hyvideo_core.extensions import BlockSwap, Loras
-from hyvideo_core.memory import BlockStream, Placement
+from hyvideo_core.memory import BlockStream, Placement, streamed
 from hyvideo_core.memory.placement import spread
 from hyvideo_core.memory.tensors import places
 from hyvideo_core.memory.transfers import ImmediateTransfers, Pairs
@@ -322,3 +323,34 @@ def test_leaving_comes_before_arriving(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Placement, "_copy", watched)
     placement.put(3)
     assert highest <= 3
+
+
+def test_calling_a_streamed_block_carries_it_first_and_leaves_no_trace() -> None:
+    layers = [nn.Linear(3, 3).requires_grad_(False) for _ in range(5)]
+    network, lane = nn.Sequential(*layers), LazyTransfers()
+    x = torch.randn(2, 3)
+    expected = network(x)
+    with streamed(layers[1:], CPU, lane):
+        assert torch.equal(network(x), expected)
+        assert torch.equal(network(x), expected)
+    assert lane.sent > 4
+    assert lane.is_closed
+    assert all("forward" not in layer.__dict__ for layer in layers)
+    with pytest.raises(Boom), streamed(layers, CPU, LazyTransfers()):
+        raise Boom
+    assert torch.equal(network(x), expected)
+
+
+@given(room=st.integers(0, 60))
+def test_the_residents_that_fit_are_the_most_that_do(room: int) -> None:
+    blocks = nn.ModuleList(nn.Linear(10, 10, bias=False) for _ in range(8))
+    module = nn.ModuleDict({"blocks": blocks, "head": nn.Linear(10, 10, bias=False)}).requires_grad_(False)
+    placement = Placement(module, list(blocks), CPU)
+    if room < 3:
+        with pytest.raises(DoesNotFitError, match="takes at least"):
+            placement.fitting(room * 400)
+        return
+    resident = placement.fitting(room * 400)
+    # The head, the residents, and two buffers while at least two blocks wait.
+    assert 1 + resident + min(2, 8 - resident) <= room
+    assert resident == 8 or 1 + (resident + 1) + min(2, 7 - resident) > room
