@@ -1,0 +1,167 @@
+"""One call from prompt to files: encode, sample every video, decode them, each with its models alone in memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from hyvideo_core.cli import naming
+from hyvideo_core.cli.arguments import NEGATIVE_PROMPT, Arguments
+from hyvideo_core.cli.machine import Machine, available_bytes
+from hyvideo_core.cli.planning import DIT_DTYPE, Job, planned
+from hyvideo_core.errors import PromptError
+from hyvideo_core.extensions import BlockSwap, Loras
+from hyvideo_core.memory import Placement
+from hyvideo_core.plan import with_smaller_tiles
+from hyvideo_core.sample import flow_sigmas, sample
+from hyvideo_core.sample.run import check_run
+from hyvideo_core.sampling_plan import SamplingPlan, retrying
+from hyvideo_core.text import IMAGE, VIDEO, TextEncoders
+from hyvideo_core.types import Conditioning
+from hyvideo_core.vae import VAE, Tiling
+from hyvideo_core.vae.images import decoded_images
+from hyvideo_core.video import frame, write_first_free
+from hyvideo_core.weights import load_clip, load_dit, load_mllm, load_vae
+
+logger = logging.getLogger(__name__)
+
+#: Part of the free memory of the host that may be page-locked for weights that stream.
+LOCKED_SHARE = 0.5
+FPS = 24.0
+
+
+def generate(arguments: Arguments) -> Iterator[Path]:
+    """Make the videos; yields each file's path once it is written.
+
+    Raises ``HyVideoError``, ``ValueError`` or ``OSError`` for files and settings that do not work.
+    """
+    machine = Machine(arguments.device, None if arguments.vram is None else int(arguments.vram * 1e9))
+    job = planned(arguments, machine)
+    for line in job.describe():
+        logger.info("%s", line)
+    # Before hours are spent on what could not be saved.
+    arguments.save_path.mkdir(parents=True, exist_ok=True)
+    prompts = _encoded(job)
+    machine.release()
+    latents = _sampled(job, *prompts)
+    machine.release()
+    yield from _decoded(job, latents)
+
+
+def _encoded(job: Job) -> tuple[Conditioning, Conditioning | None]:
+    """The prompt, and above cfg 1 the negative prompt."""
+    arguments, dtype, device = job.arguments, job.text_dtype, job.text_device
+    template = VIDEO if arguments.video_length > 1 else IMAGE
+    encoders = TextEncoders(
+        load_mllm(arguments.text_encoder, tokenizer=job.llm_tokenizer, dtype=dtype, device=device),
+        load_clip(arguments.clip, tokenizer=job.clip_tokenizer, dtype=dtype, device=device),
+    )
+
+    def encode(name: str, text: str) -> Conditioning:
+        try:
+            return encoders.encode([text], template).to("cpu")
+        except PromptError as error:
+            raise PromptError(f"argument {name}: {error}") from error
+
+    positive = encode("--prompt", arguments.prompt)
+    if arguments.cfg_scale == 1:
+        return positive, None
+    return positive, encode("--neg-prompt", arguments.neg_prompt or NEGATIVE_PROMPT)
+
+
+def _sampled(job: Job, positive: Conditioning, negative: Conditioning | None) -> list[torch.Tensor]:
+    """A latent [1, C, T, H, W] in VAE space for each seed, on the host."""
+    seeds, at_once = job.arguments.seeds, job.arguments.batch_size
+    noise = [_noise(job, seed) for seed in seeds]
+    check_run(job.transformer.config, noise[0], positive, negative, job.arguments.guidance)
+    latents: list[torch.Tensor] = []
+    with ExitStack() as stack:
+        sampler = _Sampler(job, positive, negative, stack)
+        job.machine.watch_peak()
+        for start in range(0, len(seeds), at_once):
+            x = torch.cat(noise[start : start + at_once])
+            x = sampler(x, f"sampling, {len(latents) + len(x)} of {len(seeds)}")
+            latents += (x / job.vae.scaling_factor).cpu().split(1)
+    logger.info("sampling: %s, predicted %.2f GB", job.machine.measured_peak(), sampler.plan.peak_bytes / 1e9)
+    return latents
+
+
+class _Sampler:
+    """The transformer, placed by the plan, or by a lower one once the device has run out of memory."""
+
+    def __init__(self, job: Job, positive: Conditioning, negative: Conditioning | None, stack: ExitStack) -> None:
+        arguments = job.arguments
+        self.plan = job.sampling
+        self._positive, self._negative, self._guidance = positive, negative, arguments.guidance
+        self._sigmas = flow_sigmas(arguments.infer_steps, arguments.flow_shift, arguments.flow_reverse)
+        self._dit = load_dit(arguments.dit, dtype=DIT_DTYPE, storage=job.storage)
+        self._dit.attention = arguments.attention
+        self._placement: Placement | None = None
+        # On a CPU weights are where they are computed with, unless they are asked to stream.
+        if job.machine.on_gpu or self.plan.resident_blocks < self.plan.blocks:
+            blocks = [*self._dit.double_blocks, *self._dit.single_blocks]
+            self._placement = Placement(self._dit, blocks, job.machine.device)
+            stack.callback(self._placement.release)
+        self._extensions = [BlockSwap(waiting=self._waiting), Loras(loras=tuple(arguments.lora))]
+
+    def __call__(self, x: torch.Tensor, title: str) -> torch.Tensor:
+        """The latent that comes of the noise ``x``, both in model space."""
+        return retrying(self.plan, partial(self._attempt, x, title), logger.warning)
+
+    def _attempt(self, x: torch.Tensor, title: str, plan: SamplingPlan) -> torch.Tensor:
+        self.plan, self._dit.head_groups = plan, plan.head_groups
+        if self._placement is not None:
+            self._placement.put(plan.resident_blocks)
+            self._placement.lock(int(available_bytes() * LOCKED_SHARE))
+        run = sample(
+            self._dit,
+            x,
+            self._positive,
+            negative=self._negative,
+            sigmas=self._sigmas,
+            guidance=self._guidance,
+            extensions=self._extensions,
+        )
+        with closing(run):  # type: ignore[type-var]
+            for step in tqdm(run, title, total=len(self._sigmas) - 1, unit="step"):
+                x = step.x
+        return x
+
+    def _waiting(self) -> list[torch.nn.Module]:
+        return [] if self._placement is None else self._placement.waiting()
+
+
+def _noise(job: Job, seed: int) -> torch.Tensor:
+    """Where a video begins: drawn on the CPU, so that every device, and the nodes, begin at the same."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn((1, *job.sampling.latent_shape[1:]), generator=generator)
+
+
+def _decoded(job: Job, latents: list[torch.Tensor]) -> Iterator[Path]:
+    """The files of the latents, one after the other."""
+    vae = load_vae(job.arguments.vae, dtype=job.vae_dtype, device=job.machine.device)
+    job.machine.watch_peak()
+    for seed, latent in zip(job.arguments.seeds, latents, strict=True):
+        write = partial(_written, job, vae, latent, seed)
+        yield with_smaller_tiles(write, job.vae, job.tiling, job.machine.release)
+    logger.info("decoding: %s, predicted %.2f GB", job.machine.measured_peak(), job.decoding_bytes / 1e9)
+
+
+def _written(job: Job, vae: VAE, latent: torch.Tensor, seed: int, tiling: Tiling) -> Path:
+    """The path of the video, decoded straight into its file."""
+    with tqdm(desc=f"decoding, seed {seed}", unit="part") as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        frames = map(frame, decoded_images(vae, latent, tiling, progress))
+        paths = naming.paths(job.arguments.save_path, datetime.now(), seed, job.arguments.prompt)
+        return write_first_free(frames, paths, fps=FPS)
