@@ -150,7 +150,10 @@ class HyvSampler(io.ComfyNode):
             logger.info("guidance %.2f of the positive prompt replaces the sampler's %.2f", from_prompt, guidance)
             guidance = from_prompt
         if cfg_start > cfg_end:
-            raise HyVideoError(f"cfg_start is {cfg_start} and cfg_end is {cfg_end}, but cfg must start before it ends.")
+            raise HyVideoError(
+                f"cfg_start is {cfg_start} and cfg_end is {cfg_end}, but cfg must start before it ends. Lower "
+                "cfg_start or raise cfg_end."
+            )
         settings = Guidance(guidance, cfg, Interval(cfg_start, cfg_end), guidance_rescale)
         sigmas = partial_sigmas(steps, shift, denoise)
         start = _start(latent, seed, float(sigmas[0]))

@@ -82,15 +82,13 @@ class Scale:
     resolution: dict[str, Any]
     frames: int
     steps: int
-    tiling: dict[str, Any]
 
 
-TILED = {"tiling": "tiled", "tiling.tile_size": 256, "tiling.tile_frames": 64, "tiling.overlap": 0.25}
 SMALL_SIZE = {"resolution": "custom", "resolution.width": 96, "resolution.height": 64}
-VIDEO_540P = Scale({"resolution": "540p 16:9 · 960×544"}, 129, 30, TILED)
-IMAGE_720P = Scale({"resolution": "720p 16:9 · 1280×720"}, 1, 30, TILED)
-DEMO_VIDEO = Scale(SMALL_SIZE, 17, 6, TILED)
-DEMO_IMAGE = Scale(SMALL_SIZE, 1, 6, TILED)
+VIDEO_540P = Scale({"resolution": "540p 16:9 · 960×544"}, 129, 30)
+IMAGE_720P = Scale({"resolution": "720p 16:9 · 1280×720"}, 1, 30)
+DEMO_VIDEO = Scale(SMALL_SIZE, 17, 6)
+DEMO_IMAGE = Scale(SMALL_SIZE, 1, 6)
 
 Graph = dict[str, Node]
 
@@ -116,7 +114,7 @@ def own_nodes(files: Files, scale: Scale, name: str) -> Graph:
         ),
         "size": _empty_latent(scale),
         "sampler": _sampler(scale, Link("model"), Link("prompt"), Link("prompt", 1)),
-        "decode": Node("HyvDecode", {"vae": Link("vae"), "latent": Link("sampler"), **scale.tiling}, 2, 260),
+        "decode": Node("HyvDecode", {"vae": Link("vae"), "latent": Link("sampler"), "tiling": "auto"}, 2, 260),
         "save": _save_image(name) if is_image else _save_video(name),
     }
 
