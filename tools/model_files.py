@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -14,9 +15,13 @@ from pathlib import Path
 from tools.console import clean_environment
 
 FOLDERS = ("diffusion_models", "unet", "vae", "text_encoders", "clip", "LLM")
+#: Whole diffusers pipelines; of these only the transformer is used.
+PIPELINES = "diffusers"
+LORAS = "loras"
 SAFETENSORS = (".safetensors", ".sft")
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
-SUFFIXES = (*SAFETENSORS, *PICKLES, ".gguf")
+GGUF = ".gguf"
+SUFFIXES = (*SAFETENSORS, *PICKLES, GGUF)
 MAX_HEADER_BYTES = 100_000_000
 PREFIXES = (
     "model.diffusion_model.",
@@ -35,8 +40,22 @@ PREFIXES = (
 
 TRANSFORMER, VAE, LLAMA, CLIP = "transformer", "VAE", "language model", "CLIP-L"
 KINDS = (TRANSFORMER, VAE, LLAMA, CLIP)
+TEXT_TO_VIDEO, TOKEN_REPLACE = "text-to-video", "image-to-video (token_replace)"
 TEXT_TO_VIDEO_CHANNELS = 16
-OTHER_CHANNELS = {32: "SkyReels image-to-video", 33: "image-to-video v1"}
+OTHER_CHANNELS = {32: "SkyReels image-to-video", 33: "image-to-video (latent_concat)"}
+NOT_YET = "which HyVideo Sampler does not take so far"
+#: How files of image-to-video v2 are named, which has the channels of text-to-video.
+IMAGE_TO_VIDEO_NAME = re.compile(r"i2v|image.?to.?video", re.IGNORECASE)
+#: Only an own name makes a file worth a word that no loader takes.
+OWN_NAME = re.compile(r"hunyuan|llava|mp_rank_00_model_states", re.IGNORECASE)
+DIFFUSERS_CLASS = "HunyuanVideoTransformer3DModel"
+#: A tensor of every transformer, and the one that shows width and channels; in original names and in diffusers'.
+TRANSFORMER_NAMES = (
+    ("txt_in.individual_token_refiner.blocks.0.norm1.weight", "img_in.proj.weight"),
+    ("context_embedder.token_refiner.refiner_blocks.0.norm1.weight", "x_embedder.proj.weight"),
+)
+#: What a GGUF may be by the architecture it states.
+GGUF_KINDS = {"hyvid": TRANSFORMER, "llama": LLAMA}
 LLAMA_WIDTH, CLIP_WIDTH, VAE_CHANNELS = 4096, 768, 16
 
 #: Where each part can be had: hub repository, file in it, folder below ComfyUI's models.
@@ -47,8 +66,10 @@ SOURCES = {
     CLIP: ("Comfy-Org/HunyuanVideo_repackaged", "clip_l.safetensors", "text_encoders"),
 }
 ALTERNATIVES = {
-    TRANSFORMER: "hunyuan_video_720_cfgdistill_fp8_e4m3fn.safetensors of "
-    "https://huggingface.co/Kijai/HunyuanVideo_comfy (half the download, the same memory)",
+    TRANSFORMER: (
+        "or half as large: hunyuan_video_720_cfgdistill_fp8_e4m3fn.safetensors",
+        "from https://huggingface.co/Kijai/HunyuanVideo_comfy",
+    ),
 }
 #: Only what is not HunyuanVideo's own has so few tokens. Source: LLaVA-Llama-3's padding token is 128258.
 LLAMA_3_TOKENS, LLAVA_TOKENS = 128_000, 128_259
@@ -60,69 +81,123 @@ Describe = Mapping[str, Callable[[Path], str]]
 
 @dataclass(frozen=True)
 class Found:
-    """A file that belongs to HunyuanVideo, or cannot be read although it should."""
+    """A file or folder that belongs to HunyuanVideo, or cannot be read although it should; ``usable`` by the nodes."""
 
     path: Path
     kind: str
     note: str
+    usable: bool = True
 
 
 def loaders() -> Describe:
     """The core's judgement of each kind. Raises ``ImportError`` where what it needs is not installed."""
     from hyvideo_core.errors import CheckpointError
-    from hyvideo_core.weights import describe_clip, describe_dit, describe_mllm, describe_vae, detect_dit
+    from hyvideo_core.weights import describe_clip, describe_mllm, describe_vae, inspect_dit, kind_of
 
     def describe_transformer(path: Path) -> str:
-        channels = detect_dit(path).in_channels
-        if channels != TEXT_TO_VIDEO_CHANNELS:
-            raise CheckpointError(f"transformer for {OTHER_CHANNELS.get(channels, 'another task')}, not supported yet")
-        return describe_dit(path)
+        found = inspect_dit(path)
+        ambiguous = found.config.in_channels == TEXT_TO_VIDEO_CHANNELS and IMAGE_TO_VIDEO_NAME.search(path.name)
+        kind = kind_of(found.config, TOKEN_REPLACE if ambiguous else "auto")
+        if kind != TEXT_TO_VIDEO:
+            by_name = "by its name " if ambiguous else ""
+            raise CheckpointError(f"{by_name}a transformer for {kind}, {NOT_YET}")
+        return found.describe()
 
     return {TRANSFORMER: describe_transformer, VAE: describe_vae, LLAMA: describe_mllm, CLIP: describe_clip}
 
 
-def scan(folders: Iterable[Path], describe: Describe | None = None) -> list[Found]:
-    """Every recognised or damaged model file below ``folders``, each once.
+def scan(folders: Iterable[Path], describe: Describe | None = None, pipelines: Iterable[Path] = ()) -> list[Found]:
+    """Every recognised or damaged model below ``folders``, each once, and the transformers of ``pipelines``.
 
     ``describe`` is what ``loaders`` gives and finds text models in folders too; without it headers alone are read.
     """
+    folders = list(folders)
     files: dict[Path, Found | None] = {}
     whole: set[Path] = set()
+    for folder in (*folders, *pipelines):
+        for config in sorted((*folder.glob("*/config.json"), *folder.glob("*/transformer/config.json"))):
+            if (found := _whole(config.parent, describe, folder in folders)) is not None:
+                whole.add((folder / config.relative_to(folder).parts[0]).resolve())
+                files[config.parent.resolve()] = found
     for folder in folders:
-        for config in sorted(folder.glob("*/config.json")) if describe else []:
-            if kinds := _text_kinds(config.parent):
-                whole.add(config.parent.resolve())
-                files[config.parent.resolve()] = judged(config.parent, {kind: describe[kind] for kind in kinds})
         for path in sorted(folder.rglob("*")):
-            known = path.resolve() in files or path.parent.resolve() in whole
+            real = path.resolve()
+            known = real in files or any(parent in whole for parent in real.parents)
             if path.suffix.lower() in SUFFIXES and path.is_file() and not known:
-                files[path.resolve()] = recognise(path, describe)
+                files[real] = None if _is_scale_map(path) else recognise(path, describe)
     return [found for found in files.values() if found is not None]
 
 
-def _text_kinds(folder: Path) -> set[str]:
-    """Which text models the safetensors in a folder are parts of."""
-    parts = [recognise(path) for path in folder.glob("*.safetensors")]
-    return {part.kind for part in parts if part is not None} & {LLAMA, CLIP}
+def _whole(folder: Path, describe: Describe | None, with_text: bool) -> Found | None:
+    """The model whose shards and configuration fill a folder, if it is one of ours."""
+    if _diffusers_class(folder / "config.json") == DIFFUSERS_CLASS:
+        if describe is None:
+            return Found(folder, TRANSFORMER, "diffusers folder")
+        return judged(folder, {TRANSFORMER: describe[TRANSFORMER]}, certain=True)
+    parts = [recognise(path) for path in folder.glob("*.safetensors")] if describe and with_text else []
+    kinds = {part.kind for part in parts if part is not None} & {LLAMA, CLIP}
+    return judged(folder, {kind: describe[kind] for kind in kinds}, certain=True) if describe and kinds else None
+
+
+def _diffusers_class(config: Path) -> str:
+    try:
+        return str(json.loads(config.read_text("utf-8")).get("_class_name", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def _is_scale_map(path: Path) -> bool:
+    """Whether a pickle holds the scales of the one beside it, which the loader then reads by itself."""
+    beside = path.with_name(path.stem.removesuffix("_map") + path.suffix)
+    return path.suffix.lower() in PICKLES and beside != path and beside.is_file()
 
 
 def recognise(path: Path, describe: Describe | None = None) -> Found | None:
     """What a file is; None if it is some other model's."""
-    if path.suffix.lower() not in SAFETENSORS:
-        return judged(path, describe or {})
+    suffix = path.suffix.lower()
+    if suffix == GGUF:
+        return _recognise_gguf(path, describe)
+    if suffix in PICKLES:
+        return judged(path, describe or {}, certain=False)
     try:
-        kind, note = classify(read_shapes(path))
+        kind, note, usable = classify(read_shapes(path))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
-        return Found(path, "", f"damaged: {error}. Download it again")
+        return Found(path, "", f"damaged: {error}. Download it again", usable=False)
     if kind and describe:
-        return judged(path, {kind: describe[kind]})
-    return Found(path, kind, note) if note else None
+        return judged(path, {kind: describe[kind]}, certain=True)
+    return Found(path, kind, note, usable) if kind else None
 
 
-def judged(path: Path, describe: Describe) -> Found | None:
-    """What the loaders of these kinds say; None if all refuse a file that does not even have the model's name."""
+def _recognise_gguf(path: Path, describe: Describe | None) -> Found | None:
+    try:
+        stated = GGUF_KINDS.get(gguf_architecture(path), "")
+    except OSError as error:
+        return Found(path, "", f"damaged: {error}", usable=False)
+    # Language models of other kinds are many, and no concern of ours.
+    certain = stated == TRANSFORMER
+    if describe:
+        kinds = [stated] if stated else [TRANSFORMER, LLAMA]
+        return judged(path, {kind: describe[kind] for kind in kinds}, certain)
+    return Found(path, TRANSFORMER, "GGUF") if certain else judged(path, {}, certain)
+
+
+def gguf_architecture(path: Path) -> str:
+    """What a GGUF says it is, where it says so first, as gguf's own writer does; else empty.
+
+    Source: ggml ``docs/gguf.md``: 24 bytes of counts, then entries of key length, key, type, value length, value.
+    """
+    with path.open("rb") as file:
+        start = file.read(128)
+    if start[:4] != b"GGUF" or start[32:52] != b"general.architecture" or len(start) < 64:
+        return ""
+    (length,) = struct.unpack_from("<Q", start, 56)
+    return start[64 : 64 + length].decode("utf-8", "replace")
+
+
+def judged(path: Path, describe: Describe, certain: bool) -> Found | None:
+    """What the loaders of these kinds say; if all refuse, why, where it is ``certain`` to be ours or has our name."""
     reasons = [] if describe else ["not examined: only torch can open it"]
-    if path.suffix.lower() in PICKLES and not zipfile.is_zipfile(path):
+    if path.suffix.lower() in PICKLES and path.is_file() and not zipfile.is_zipfile(path):
         # It would have to be read whole.
         reasons, describe = ["not examined: it is damaged, or of a format older than torch 1.6"], {}
     for kind, words in describe.items():
@@ -130,8 +205,9 @@ def judged(path: Path, describe: Describe) -> Found | None:
             return Found(path, kind, words(path))
         except Exception as error:  # a refusal, or whatever a damaged file may raise
             reasons.append(str(error))
-    is_named = len(describe) == 1 or any(mark in path.name.lower() for mark in ("hunyuan", "mp_rank_00_model_states"))
-    return Found(path, "", reasons[0]) if is_named else None
+    if not certain and not OWN_NAME.search(path.name):
+        return None
+    return Found(path, next(iter(describe), "") if len(describe) == 1 else "", reasons[0], usable=False)
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -149,8 +225,8 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return {name: tuple(entry["shape"]) for name, entry in header.items()}
 
 
-def classify(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str]:
-    """Kind and description of a HunyuanVideo part; an empty kind for what the loaders do not take.
+def classify(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str, bool]:
+    """Kind, description, and whether the loaders take such a part; an empty kind for what is not HunyuanVideo's.
 
     The loaders decide by more than this; the doctor must also work where nothing is installed.
     """
@@ -158,47 +234,53 @@ def classify(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str]:
     def shape(name: str) -> tuple[int, ...]:
         return next((shapes[prefix + name] for prefix in PREFIXES if prefix + name in shapes), ())
 
-    if shape("txt_in.individual_token_refiner.blocks.0.norm1.weight") and (patch := shape("img_in.proj.weight")):
+    patch = next((shape(patch) for anchor, patch in TRANSFORMER_NAMES if shape(anchor)), ())
+    if patch:
         width, channels = patch[:2]
         if any(mark in name for name in shapes for mark in LORA_MARKS):
-            return "", "transformer with the tensors of a LoRA among its own, which the loader refuses"
+            return TRANSFORMER, "with the tensors of a LoRA among its own, which the loader refuses", False
         if channels != TEXT_TO_VIDEO_CHANNELS:
-            return "", f"transformer for {OTHER_CHANNELS.get(channels, 'another task')}, not supported yet"
-        return TRANSFORMER, f"text-to-video, width {width}"
+            return TRANSFORMER, f"for {OTHER_CHANNELS.get(channels, 'another task')}, {NOT_YET}", False
+        return TRANSFORMER, f"{TEXT_TO_VIDEO}, width {width}", True
     if (convolution := shape("decoder.conv_in.conv.weight"))[1:2] == (VAE_CHANNELS,):
         layout = "original" if shape("decoder.conv_norm_out.weight") else "ComfyUI"
-        return VAE, f"video VAE in {layout} names, {len(convolution)}-dimensional convolutions"
+        return VAE, f"video VAE in {layout} names, {len(convolution)}-dimensional convolutions", True
     if (embedding := shape("embed_tokens.weight"))[1:] == (LLAMA_WIDTH,) and shape("layers.0.self_attn.q_proj.weight"):
         return _language_model(embedding[0])
     if shape("text_model.embeddings.token_embedding.weight")[1:] == (CLIP_WIDTH,):
-        return CLIP, "CLIP-L text encoder"
-    return "", ""
+        return CLIP, "CLIP-L text encoder", True
+    return "", "", False
 
 
-def _language_model(tokens: int) -> tuple[str, str]:
+def _language_model(tokens: int) -> tuple[str, str, bool]:
     if tokens >= LLAVA_TOKENS:
-        return LLAMA, f"Llama, {tokens:,} tokens"
+        return LLAMA, f"Llama, {tokens:,} tokens", True
     if tokens >= LLAMA_3_TOKENS:
-        return "", f"plain Llama-3 with {tokens:,} tokens, but LLaVA-Llama-3 with its 128,320 is needed"
-    return "", ""
+        return LLAMA, f"plain Llama-3 with {tokens:,} tokens, but LLaVA-Llama-3 with its 128,320 is needed", False
+    return "", "", False
 
 
-def comfyui_folders(comfyui: Path) -> list[Path]:
-    """The folders in which this ComfyUI looks for the parts, by its own code, else its standard ones."""
+def comfyui_folders(comfyui: Path) -> dict[str, list[Path]]:
+    """By name, the folders in which this ComfyUI looks for parts and LoRAs: by its own code, else its standard ones."""
+    names = (*FOLDERS, LORAS)
     code = (
         "import json, os, sys; sys.path.insert(0, '.'); import folder_paths\n"
         "from utils.extra_config import load_extra_path_config\n"
         "if os.path.isfile('extra_model_paths.yaml'): load_extra_path_config('extra_model_paths.yaml')\n"
-        f"known = [p for k in {FOLDERS!r} if k in folder_paths.folder_names_and_paths"
-        " for p in folder_paths.get_folder_paths(k)]\n"
-        "print(json.dumps(known))"
+        f"known = [k for k in {names!r} if k in folder_paths.folder_names_and_paths]\n"
+        "print(json.dumps({k: folder_paths.get_folder_paths(k) for k in known}))"
     )
     probe = subprocess.run(
         [sys.executable, "-c", code], cwd=comfyui, capture_output=True, text=True, env=clean_environment()
     )
-    asked = [Path(path) for path in json.loads(probe.stdout.splitlines()[-1])] if probe.returncode == 0 else []
-    standard = [comfyui / "models" / name for name in FOLDERS]
-    return existing([*asked, *standard])
+    asked = json.loads(probe.stdout.splitlines()[-1]) if probe.returncode == 0 else {}
+    return {name: [*map(Path, asked.get(name, [])), comfyui / "models" / name] for name in names}
+
+
+def count_loras(folders: Iterable[Path]) -> int:
+    """How many files there are that the LoRA node lists; whether they fit is seen when they are loaded."""
+    suffixes = (*SAFETENSORS, *PICKLES)
+    return len({p.resolve() for folder in folders for p in folder.rglob("*") if p.suffix.lower() in suffixes})
 
 
 def existing(folders: Iterable[Path]) -> list[Path]:
