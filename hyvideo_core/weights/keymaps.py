@@ -1,16 +1,17 @@
-"""Names of the transformer's tensors in every layout, brought to the original's.
+"""What each layer of the transformer is called in every layout: one table, read in the direction that is needed.
 
-Source: HunyuanVideo ``hyvideo/modules/models.py`` (original names); ComfyUI's ``hunyuan_video/model.py``
-(host names, which group attention and number the MLP layers); diffusers' ``transformer_hunyuan_video.py``, which
-splits q, k and v.
+Source: HunyuanVideo ``hyvideo/modules/models.py`` (original names); ComfyUI's ``hunyuan_video/model.py`` (host names,
+which group attention and number the MLP layers); diffusers' ``transformer_hunyuan_video.py``, which splits q, k and v,
+and ``scripts/convert_hunyuan_video_to_diffusers.py``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
-#: Prefixes under which the transformer's names are found, longest first.
+#: Prefixes under which a checkpoint has the transformer's names, longest first. All names of a file share one, and one
+#: that merely begins like it is not taken; what may stand before a layer in a LoRA is another list (``lora_names``).
 PREFIXES = (
     "model.diffusion_model.",
     "model.model.",
@@ -21,86 +22,112 @@ PREFIXES = (
     "",
 )
 
-_HOST_TO_ORIGINAL = [
-    (r"^(time_in|guidance_in|txt_in\.t_embedder)\.in_layer\.", r"\1.mlp.0."),
-    (r"^(time_in|guidance_in|txt_in\.t_embedder)\.out_layer\.", r"\1.mlp.2."),
-    (r"^txt_in\.c_embedder\.in_layer\.", "txt_in.c_embedder.linear_1."),
-    (r"^txt_in\.c_embedder\.out_layer\.", "txt_in.c_embedder.linear_2."),
-    (r"(_mod|modulation)\.lin\.", r"\1.linear."),
-    (r"_attn\.(qkv|proj)\.", r"_attn_\1."),
-    (r"_attn\.norm\.query_norm\.(weight|scale)", r"_attn_q_norm.weight"),
-    (r"_attn\.norm\.key_norm\.(weight|scale)", r"_attn_k_norm.weight"),
-    (r"^(single_blocks\.\d+)\.norm\.query_norm\.(weight|scale)", r"\1.q_norm.weight"),
-    (r"^(single_blocks\.\d+)\.norm\.key_norm\.(weight|scale)", r"\1.k_norm.weight"),
-    (r"(blocks\.\d+\.(?:\w+_)?mlp)\.0\.", r"\1.fc1."),
-    (r"(blocks\.\d+\.(?:\w+_)?mlp)\.2\.", r"\1.fc2."),
-]
+#: (start of the name in the original and in ComfyUI, start in diffusers) → layers, each as its original name,
+#: ComfyUI's, and diffusers'; several of these are the rows of one fused matrix, in order. "#" is the block's number.
+_TABLE: dict[tuple[str, str], tuple[tuple[str, ...], ...]] = {
+    ("", ""): (
+        ("img_in.proj", "img_in.proj", "x_embedder.proj"),
+        ("final_layer.linear", "final_layer.linear", "proj_out"),
+        ("final_layer.adaLN_modulation.1", "final_layer.adaLN_modulation.1", "norm_out.linear"),
+    ),
+    ("", "time_text_embed."): (
+        ("time_in.mlp.0", "time_in.in_layer", "timestep_embedder.linear_1"),
+        ("time_in.mlp.2", "time_in.out_layer", "timestep_embedder.linear_2"),
+        ("guidance_in.mlp.0", "guidance_in.in_layer", "guidance_embedder.linear_1"),
+        ("guidance_in.mlp.2", "guidance_in.out_layer", "guidance_embedder.linear_2"),
+        ("vector_in.in_layer", "vector_in.in_layer", "text_embedder.linear_1"),
+        ("vector_in.out_layer", "vector_in.out_layer", "text_embedder.linear_2"),
+    ),
+    ("txt_in.", "context_embedder."): (
+        ("input_embedder", "input_embedder", "proj_in"),
+        ("t_embedder.mlp.0", "t_embedder.in_layer", "time_text_embed.timestep_embedder.linear_1"),
+        ("t_embedder.mlp.2", "t_embedder.out_layer", "time_text_embed.timestep_embedder.linear_2"),
+        ("c_embedder.linear_1", "c_embedder.in_layer", "time_text_embed.text_embedder.linear_1"),
+        ("c_embedder.linear_2", "c_embedder.out_layer", "time_text_embed.text_embedder.linear_2"),
+    ),
+    ("txt_in.individual_token_refiner.blocks.#.", "context_embedder.token_refiner.refiner_blocks.#."): (
+        ("norm1", "norm1", "norm1"),
+        ("self_attn_qkv", "self_attn.qkv", "attn.to_q", "attn.to_k", "attn.to_v"),
+        ("self_attn_proj", "self_attn.proj", "attn.to_out.0"),
+        ("norm2", "norm2", "norm2"),
+        ("mlp.fc1", "mlp.0", "ff.net.0.proj"),
+        ("mlp.fc2", "mlp.2", "ff.net.2"),
+        ("adaLN_modulation.1", "adaLN_modulation.1", "norm_out.linear"),
+    ),
+    ("double_blocks.#.", "transformer_blocks.#."): (
+        ("img_mod.linear", "img_mod.lin", "norm1.linear"),
+        ("img_attn_qkv", "img_attn.qkv", "attn.to_q", "attn.to_k", "attn.to_v"),
+        ("img_attn_q_norm", "img_attn.norm.query_norm", "attn.norm_q"),
+        ("img_attn_k_norm", "img_attn.norm.key_norm", "attn.norm_k"),
+        ("img_attn_proj", "img_attn.proj", "attn.to_out.0"),
+        ("img_mlp.fc1", "img_mlp.0", "ff.net.0.proj"),
+        ("img_mlp.fc2", "img_mlp.2", "ff.net.2"),
+        ("txt_mod.linear", "txt_mod.lin", "norm1_context.linear"),
+        ("txt_attn_qkv", "txt_attn.qkv", "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+        ("txt_attn_q_norm", "txt_attn.norm.query_norm", "attn.norm_added_q"),
+        ("txt_attn_k_norm", "txt_attn.norm.key_norm", "attn.norm_added_k"),
+        ("txt_attn_proj", "txt_attn.proj", "attn.to_add_out"),
+        ("txt_mlp.fc1", "txt_mlp.0", "ff_context.net.0.proj"),
+        ("txt_mlp.fc2", "txt_mlp.2", "ff_context.net.2"),
+    ),
+    ("single_blocks.#.", "single_transformer_blocks.#."): (
+        ("linear1", "linear1", "attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
+        ("linear2", "linear2", "proj_out"),
+        ("q_norm", "norm.query_norm", "attn.norm_q"),
+        ("k_norm", "norm.key_norm", "attn.norm_k"),
+        ("modulation.linear", "modulation.lin", "norm.linear"),
+    ),
+}
+#: Original name → ComfyUI's name and diffusers' names of its rows, in order.
+LAYERS = {
+    start + original: (start + host, tuple(diffusers_start + part for part in parts))
+    for (start, diffusers_start), layers in _TABLE.items()
+    for original, host, *parts in layers
+}
+#: diffusers keeps shift and scale, the two halves of its rows, in the other order in this layer.
+SWAPPED = "final_layer.adaLN_modulation.1"
+DIFFUSERS_SWAPPED = frozenset(f"{SWAPPED}.{leaf}" for leaf in ("weight", "bias"))
+
+_FROM_HOST = {host: original for original, (host, _) in LAYERS.items()}
+_FROM_DIFFUSERS = {part: (name, i) for name, (_, parts) in LAYERS.items() for i, part in enumerate(parts)}
+_NUMBER = re.compile(r"(?<=blocks\.)\d+")
+
+
+def numbered(name: str) -> tuple[str, str]:
+    """``name`` with "#" for the number of its block, as the table has it, and that number ("#" where there is none)."""
+    found = _NUMBER.search(name)
+    return (f"{name[: found.start()]}#{name[found.end() :]}", found[0]) if found else (name, "#")
 
 
 def host_to_original(name: str) -> str:
     """The original name of a transformer tensor, from its host name; original names stay as they are."""
-    for pattern, replacement in _HOST_TO_ORIGINAL:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-#: diffusers' names → ours. Parts of one fused matrix carry their place in it.
-_DIFFUSERS_TO_ORIGINAL = [
-    (r"^x_embedder\.", "img_in."),
-    (r"^context_embedder\.proj_in\.", "txt_in.input_embedder."),
-    (r"^context_embedder\.time_text_embed\.timestep_embedder\.linear_1\.", "txt_in.t_embedder.mlp.0."),
-    (r"^context_embedder\.time_text_embed\.timestep_embedder\.linear_2\.", "txt_in.t_embedder.mlp.2."),
-    (r"^context_embedder\.time_text_embed\.text_embedder\.", "txt_in.c_embedder."),
-    (r"^context_embedder\.token_refiner\.refiner_blocks\.", "txt_in.individual_token_refiner.blocks."),
-    (r"(individual_token_refiner\.blocks\.\d+)\.attn\.to_out\.0\.", r"\1.self_attn_proj."),
-    (r"(individual_token_refiner\.blocks\.\d+)\.attn\.to_([qkv])\.", r"\1.self_attn_qkv@\2."),
-    (r"(individual_token_refiner\.blocks\.\d+)\.ff\.net\.0\.proj\.", r"\1.mlp.fc1."),
-    (r"(individual_token_refiner\.blocks\.\d+)\.ff\.net\.2\.", r"\1.mlp.fc2."),
-    (r"(individual_token_refiner\.blocks\.\d+)\.norm_out\.linear\.", r"\1.adaLN_modulation.1."),
-    (r"^time_text_embed\.timestep_embedder\.linear_1\.", "time_in.mlp.0."),
-    (r"^time_text_embed\.timestep_embedder\.linear_2\.", "time_in.mlp.2."),
-    (r"^time_text_embed\.guidance_embedder\.linear_1\.", "guidance_in.mlp.0."),
-    (r"^time_text_embed\.guidance_embedder\.linear_2\.", "guidance_in.mlp.2."),
-    (r"^time_text_embed\.text_embedder\.linear_1\.", "vector_in.in_layer."),
-    (r"^time_text_embed\.text_embedder\.linear_2\.", "vector_in.out_layer."),
-    (r"^transformer_blocks\.", "double_blocks."),
-    (r"^single_transformer_blocks\.", "single_blocks."),
-    (r"^(double_blocks\.\d+)\.norm1\.linear\.", r"\1.img_mod.linear."),
-    (r"^(double_blocks\.\d+)\.norm1_context\.linear\.", r"\1.txt_mod.linear."),
-    (r"^(double_blocks\.\d+)\.attn\.to_([qkv])\.", r"\1.img_attn_qkv@\2."),
-    (r"^(double_blocks\.\d+)\.attn\.add_([qkv])_proj\.", r"\1.txt_attn_qkv@\2."),
-    (r"^(double_blocks\.\d+)\.attn\.norm_([qk])\.", r"\1.img_attn_\2_norm."),
-    (r"^(double_blocks\.\d+)\.attn\.norm_added_([qk])\.", r"\1.txt_attn_\2_norm."),
-    (r"^(double_blocks\.\d+)\.attn\.to_out\.0\.", r"\1.img_attn_proj."),
-    (r"^(double_blocks\.\d+)\.attn\.to_add_out\.", r"\1.txt_attn_proj."),
-    (r"^(double_blocks\.\d+)\.ff\.net\.0\.proj\.", r"\1.img_mlp.fc1."),
-    (r"^(double_blocks\.\d+)\.ff\.net\.2\.", r"\1.img_mlp.fc2."),
-    (r"^(double_blocks\.\d+)\.ff_context\.net\.0\.proj\.", r"\1.txt_mlp.fc1."),
-    (r"^(double_blocks\.\d+)\.ff_context\.net\.2\.", r"\1.txt_mlp.fc2."),
-    (r"^(single_blocks\.\d+)\.attn\.to_([qkv])\.", r"\1.linear1@\2."),
-    (r"^(single_blocks\.\d+)\.proj_mlp\.", r"\1.linear1@z."),
-    (r"^(single_blocks\.\d+)\.attn\.norm_([qk])\.", r"\1.\2_norm."),
-    (r"^(single_blocks\.\d+)\.proj_out\.", r"\1.linear2."),
-    (r"^(single_blocks\.\d+)\.norm\.linear\.", r"\1.modulation.linear."),
-    (r"^proj_out\.", "final_layer.linear."),
-    (r"^norm_out\.linear\.", "final_layer.adaLN_modulation.1."),
-]
-#: Places of the parts of a fused matrix, in order of its rows: q, k, v and a single block's MLP.
-_PARTS = "qkvz"
-#: diffusers keeps shift and scale of this layer in the other order.
-DIFFUSERS_SWAPPED = frozenset(f"final_layer.adaLN_modulation.1.{leaf}" for leaf in ("weight", "bias"))
+    layer, leaf, number = _split(name, _FROM_HOST)
+    if layer is None:
+        return name
+    if leaf == ".scale" and layer.endswith((".query_norm", ".key_norm")):
+        leaf = ".weight"  # as Flux, from which ComfyUI has these names, calls the weight of such a norm
+    return (_FROM_HOST[layer] + leaf).replace("#", number, 1)
 
 
 def diffusers_to_original(name: str) -> tuple[str, int]:
     """The original name of a diffusers tensor, and its place (0, 1, …) among the rows of the fused matrix there.
 
     Names that are not diffusers' stay as they are, with place 0.
-    Source: diffusers ``scripts/convert_hunyuan_video_to_diffusers.py`` (the mapping, read backwards).
     """
-    for pattern, replacement in _DIFFUSERS_TO_ORIGINAL:
-        name = re.sub(pattern, replacement, name)
-    fused = re.fullmatch(r"(.+)@(.)(\..+)", name)
-    return (fused[1] + fused[3], _PARTS.index(fused[2])) if fused else (name, 0)
+    layer, leaf, number = _split(name, _FROM_DIFFUSERS)
+    if layer is None:
+        return name, 0
+    original, place = _FROM_DIFFUSERS[layer]
+    return (original + leaf).replace("#", number, 1), place
+
+
+def _split(name: str, layers: Container[str]) -> tuple[str | None, str, str]:
+    """The one of ``layers`` (None: none) that a tensor belongs to, the rest of its name, the number of its block."""
+    general, number = numbered(name)
+    layer = general.rpartition(".")[0]
+    while layer and layer not in layers:  # what belongs to a layer may have dots of its own: weight.absmax
+        layer = layer.rpartition(".")[0]
+    return layer or None, general[len(layer) :], number
 
 
 def find_prefix(names: Iterable[str], anchor: str) -> str | None:
