@@ -81,9 +81,3 @@ def images_to_video(images: torch.Tensor) -> torch.Tensor:
     top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
     cropped = images[:, top : top + height, left : left + width, :3]
     return cropped.permute(3, 0, 1, 2).unsqueeze(0) * 2 - 1
-
-
-def video_to_images(video: torch.Tensor) -> torch.Tensor:
-    """Clips [B, 3, T, H, W] in −1…1 to IMAGE [B·T, H, W, 3] in 0–1, one clip after the other."""
-    frames = video.permute(0, 2, 3, 4, 1).flatten(0, 1)
-    return offer(frames).add(1).div_(2).clamp_(0, 1)
