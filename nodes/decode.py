@@ -10,13 +10,13 @@ import torch
 from comfy_api.latest import io
 
 from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
-from hyvideo_core.errors import GeometryError
+from hyvideo_core.errors import GeometryError, NumericsError
 from hyvideo_core.plan import choose_tiling, vae_activation_bytes, with_smaller_tiles
 from hyvideo_core.vae import VAE, Tiling
 from hyvideo_core.vae.images import decoded_images
 from hyvideo_core.vae.tiling import video_frames, video_size
 from hyvideo_core.video import frame
-from hyvideo_core.weights import load_vae, size_on_disk_bytes
+from hyvideo_core.weights import load_vae, parameter_count
 
 from . import host
 from .adapt import host_latent, images_to_video, latent_samples
@@ -160,20 +160,29 @@ class HyvEncode(io.ComfyNode):
         def encode(module: VAE, tiles: Tiling | None) -> torch.Tensor:
             return module.encode(video, tiles, _Report(cls.hidden.unique_id)).mode()
 
-        return io.NodeOutput(host_latent(_with_tiles(vae, ((t + 3) // 4, h // 8, w // 8), tiling, encode)))
+        latent = _with_tiles(vae, ((t + 3) // 4, h // 8, w // 8), tiling, encode)
+        if not bool(torch.isfinite(latent).all()):
+            raise NumericsError(
+                f"The VAE returned NaN or infinity while encoding ({latent.dtype}). Choose dtype bfloat16 or float32 "
+                "in HyVideo Load VAE; if it stays, the images themselves hold such values."
+            )
+        return io.NodeOutput(host_latent(latent))
 
 
 class _Report:
-    """Progress of a VAE pass, whose number of units is known only once it runs."""
+    """Progress of a VAE's passes over ``clips``, whose number of units is known only once they run."""
 
-    def __init__(self, node_id: str | None) -> None:
-        self._node_id = node_id
+    def __init__(self, node_id: str | None, clips: int = 1) -> None:
+        self._node_id, self._clips = node_id, clips
+        self._finished = 0
         self._progress: host.Progress | None = None
 
     def __call__(self, done: int, total: int) -> None:
         if self._progress is None:
-            self._progress = host.Progress(total, "part", self._node_id)
-        self._progress.update(done)
+            self._progress = host.Progress(total * self._clips, "part", self._node_id)
+        self._progress.update(self._finished + done)
+        if done == total:
+            self._finished += total
 
 
 def _images_shape(samples: torch.Tensor) -> tuple[int, int, int, int]:
@@ -184,7 +193,7 @@ def _images_shape(samples: torch.Tensor) -> tuple[int, int, int, int]:
 
 def _decoded(module: VAE, samples: torch.Tensor, tiling: Tiling | None, node_id: str | None) -> Iterator[torch.Tensor]:
     """``decoded_images`` with the node's progress, stopped between any two images."""
-    for image in decoded_images(module, samples, tiling, _Report(node_id)):
+    for image in decoded_images(module, samples, tiling, _Report(node_id, len(samples))):
         host.check_interrupt()
         yield image
 
@@ -219,7 +228,7 @@ def _vae(handle: VAEHandle, latent_shape: tuple[int, int, int], tiling: Tiling |
         handle,
         partial(_read, handle, dtype),
         device=device,
-        size_bytes=size_on_disk_bytes(handle.file.path),
+        size_bytes=parameter_count(handle.file.path) * dtype.itemsize,
         activation_bytes=vae_activation_bytes(latent_shape, *tile, dtype.itemsize),
     )
     assert isinstance(module, VAE)

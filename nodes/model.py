@@ -9,12 +9,17 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io, ui
 
+from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
 from hyvideo_core.errors import HyVideoError
+from hyvideo_core.plan import choose_tiling, vae_activation_bytes
 from hyvideo_core.weights import Lora
 
 from . import host, transformer
 from .adapt import latent_samples
 from .handles import CATEGORY, FileVersion, HyvModel, ModelHandle
+
+#: The VAE computes in float16 on a card.
+VAE_DTYPE_BYTES = 2
 
 
 class HyvLora(io.ComfyNode):
@@ -154,5 +159,12 @@ class HyvPlan(io.ComfyNode):
     @classmethod
     def execute(cls, model: ModelHandle, latent: dict[str, Any], memory_gb: float) -> io.NodeOutput:
         free = int(memory_gb * 1e9) or host.available_bytes(host.transformer_device())
-        text = transformer.plan(model, tuple(latent_samples(latent, "latent").shape), free).describe()
+        shape = tuple(latent_samples(latent, "latent").shape)
+        decoding = choose_tiling(HUNYUAN_VIDEO_VAE, shape[2:], VAE_DTYPE_BYTES, free)
+        peak = vae_activation_bytes(shape[2:], decoding.tile_size_px, decoding.tile_frames, VAE_DTYPE_BYTES)
+        text = (
+            f"{transformer.plan(model, shape, free).describe()}\n"
+            f"VAE: tiles of {decoding.tile_size_px} px and {decoding.tile_frames} frames, {peak / 1e9:.2f} GB beside "
+            "its weights"
+        )
         return io.NodeOutput(text, ui=ui.PreviewText(text))

@@ -105,6 +105,12 @@ def _dtype(handle: ModelHandle) -> torch.dtype:
 
 
 def _read(handle: ModelHandle, device: torch.device) -> DiT:
-    dit = load_dit(handle.file.path, dtype=_dtype(handle), device=device, storage=handle.storage)
+    dit = load_dit(
+        handle.file.path,
+        dtype=_dtype(handle),
+        device=device,
+        storage=handle.storage,
+        quantise_on=host.transformer_device(),
+    )
     merge(dit, handle.merged)
     return dit

@@ -40,13 +40,15 @@ def load_dit(
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
     storage: str = "auto",
+    quantise_on: torch.device | str | None = None,
 ) -> DiT:
     """The transformer of a ``.safetensors``, ``.gguf`` or ``.pt`` file or a diffusers folder, whatever its layout.
 
     ``config`` None detects the configuration. ``dtype`` is what blocks compute in, bfloat16 or float32 (float16
     overflows in this model and is refused). ``storage`` says how the weights of blocks are held: ``auto`` as the file
     stores them, ``plain`` in ``dtype``, ``fp8`` or ``fp8_tensor`` as e4m3 with a scale for each output channel or for
-    each weight. Raises ``CheckpointError`` naming the file for anything that is not such a transformer.
+    each weight; ``quantise_on`` is the device that computes these (None: the one they come to). Raises
+    ``CheckpointError`` naming the file for anything that is not such a transformer.
     """
     if dtype not in (torch.bfloat16, torch.float32):
         raise ValueError(f"dtype is {dtype}, but this transformer gives black frames in it. Use bfloat16 or float32.")
@@ -61,7 +63,7 @@ def load_dit(
         str,
         dtype=dtype,
         device=device,
-        pack=partial(_packed, storage),
+        pack=partial(_packed, storage, quantise_on),
         float32=DiT.FLOAT32_PARAMETERS,
     )
     unused = sorted(name for name in set(checkpoint) - set(dit.state_dict()) if not is_auxiliary(name))
@@ -70,13 +72,15 @@ def load_dit(
     return dit
 
 
-def _packed(storage: str, name: str, stored: Stored) -> Stored | None:
+def _packed(storage: str, quantise_on: torch.device | str | None, name: str, stored: Stored) -> Stored | None:
     """What a layer holds of a weight; None for plain numbers."""
     if not name.startswith(PACKED) or storage == "plain":
         return None
     if storage == "auto":
         return stored if stored.is_packed else None
-    return fp8.quantized(stored.dense(torch.float32), per_channel=storage == "fp8")
+    device = stored.data.device
+    exact = stored.to(quantise_on or device).dense(torch.float32)
+    return fp8.quantized(exact, per_channel=storage == "fp8").to(device)
 
 
 def set_fast_products(dit: DiT, fast: bool) -> None:

@@ -102,6 +102,13 @@ class SafetensorsCheckpoint(Checkpoint):
         aligned = data.data_ptr() % dtype.itemsize == 0
         return (data if aligned else data.clone()).view(dtype).view(self.shapes[name])
 
+    def held(self, name: str) -> tuple[str, int]:
+        """From the header alone."""
+        entry = self._entries[name]
+        dtype = SAFETENSORS_DTYPES.get(entry["dtype"], entry["dtype"])
+        start, stop = entry["data_offsets"]
+        return str(dtype).removeprefix("torch."), stop - start
+
     @cached_property
     def _data(self) -> torch.Tensor:
         """All bytes after the header."""
@@ -132,6 +139,10 @@ class ShardedCheckpoint(Checkpoint):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._shard_of[name][name]
+
+    def held(self, name: str) -> tuple[str, int]:
+        """As in its shard."""
+        return self._shard_of[name].held(name)
 
 
 def as_tensor(mapped: NDArray[Any]) -> torch.Tensor:

@@ -76,6 +76,13 @@ class Scaled(Checkpoint):
     def __getitem__(self, name: str) -> torch.Tensor:
         return self.stored(name).dense(torch.float32) if name in self._scales else self._inner[name]
 
+    def held(self, name: str) -> tuple[str, int]:
+        """As in the inner checkpoint, and the scale."""
+        kind, size = self._inner.held(name)
+        if name not in self._scales:
+            return kind, size
+        return f"scaled {kind}", size + self._scales[name].numel() * 4
+
     def stored(self, name: str) -> Stored:
         """The inner tensor with its scale: [] for the whole, or [out, 1] for each row."""
         stored = self._inner.stored(name)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gguf_data import llama_cpp, written
 from text_data import (
     CLIP_CONFIG,
     LLAMA_CONFIG,
@@ -280,10 +281,26 @@ def test_a_size_that_needs_a_configuration_says_so(tmp_path: Path) -> None:
         describe_clip(saved(tmp_path / "clip_g.safetensors", CLIP))
 
 
-def test_gguf_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "llava-Q4_K.gguf").write_bytes(b"GGUF")
-    with pytest.raises(CheckpointError, match=r"llava-Q4_K\.gguf has the suffix '\.gguf'"):
-        describe_mllm(tmp_path / "llava-Q4_K.gguf")
+@pytest.mark.parametrize(("kind", "allowed"), [("F32", 0.0), ("Q8_0", 0.02), ("Q4_0", 0.3)])
+def test_a_gguf_is_read_and_its_matrices_stay_packed(
+    tmp_path: Path, mllm: Callable[..., MLLMEncoder], hidden: torch.Tensor, kind: str, allowed: float
+) -> None:
+    heads, kv_heads = LLAMA_CONFIG["num_attention_heads"], LLAMA_CONFIG["num_key_value_heads"]
+    weights = llama_cpp(LLAMA, heads, kv_heads, LLAMA_CONFIG["num_hidden_layers"])
+    stated = {
+        "llama__attention__head_count": heads,
+        "llama__attention__head_count_kv": kv_heads,
+        "llama__attention__layer_norm_rms_epsilon": LLAMA_CONFIG["rms_norm_eps"],
+        "llama__rope__freq_base": LLAMA_CONFIG["rope_theta"],
+        "llama__block_count": LLAMA_CONFIG["num_hidden_layers"],
+    }
+    path = written(tmp_path / f"llava-{kind}.gguf", weights, kind, "llama", **stated)
+    encoder = mllm(path)
+    found = encoder.encode([PROMPT], VIDEO)[0]
+    assert ((found - hidden).norm() / hidden.norm()).item() <= allowed
+    packed = {name for name, parameter in encoder.named_parameters() if parameter.dtype == torch.uint8}
+    assert bool(packed) == (kind != "F32")
+    assert "language model, 6 layers of 32" in describe_mllm(path)
 
 
 @pytest.mark.parametrize("indexed", [True, False])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tools.demo_model import build
 from tools.paths import DEMO_MODELS
 
 TWO_PARTS = {"size.frames": 17, "decode.tiling.tile_frames": 8, "decode.tiling.tile_size": 64}
@@ -71,3 +72,12 @@ def test_a_stop_while_decoding_to_video_leaves_no_file(studio):
     assert final.type == "execution_interrupted"
     assert not list((studio.server.output / "stopped").glob("*"))
     studio.assert_works()
+
+
+def test_nan_frames_are_an_error_where_they_are_encoded(studio, place):
+    weights = load_file(DEMO_MODELS / "vae" / jobs.VAE)
+    weights["quant_conv.bias"].fill_(float("nan"))
+    build.write(place("vae/nan.safetensors", b""), weights, {"config": '{"norm_num_groups": 32}'})
+    message = studio.failure(jobs.video_to_latent({"vae.vae": "nan.safetensors"}))
+    assert "while encoding" in message
+    assert "HyVideo Load VAE" in message
