@@ -73,6 +73,11 @@ def test_every_host_name_of_the_full_model_maps_back() -> None:
         assert host_to_original(name) == name
 
 
+def test_comfyuis_norms_may_be_called_scale() -> None:
+    assert host_to_original("double_blocks.3.img_attn.norm.query_norm.scale") == "double_blocks.3.img_attn_q_norm.weight"
+    assert host_to_original("single_blocks.3.norm.key_norm.scale") == "single_blocks.3.k_norm.weight"
+
+
 @pytest.mark.parametrize("nested", [("module",), ("state_dict",), ("model",), ("ema",), (), ("state_dict", "module")])
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt"])
 def test_pickles_are_read_through_their_nesting(
