@@ -25,6 +25,7 @@ from hyvideo_core.cli import generate, main, naming
 from hyvideo_core.cli.arguments import NEGATIVE_PROMPT, parse
 from hyvideo_core.cli.machine import Machine
 from hyvideo_core.cli.planning import planned
+from hyvideo_core.model import DiT
 from tools.demo_model import build
 from tools.paths import ROOT
 
@@ -379,23 +380,21 @@ def test_a_stop_leaves_no_file(call: Call, tmp_path: Path, monkeypatch: pytest.M
     assert not list((tmp_path / "videos").iterdir())
 
 
-def test_where_memory_runs_out_a_lower_plan_is_tried_and_told(
-    call: Call, plain: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_memory_runs_out_a_lower_plan_is_tried_and_told(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     real, seen = generate.sample, []
 
-    def full_at_first(*arguments: Any, **settings: Any) -> Iterator[Any]:
-        seen.append(1)
-        if len(seen) == 1:
+    def needs_room(dit: DiT, *arguments: Any, **settings: Any) -> Iterator[Any]:
+        seen.append(dit.head_groups)
+        if dit.head_groups == 1:
             raise torch.OutOfMemoryError("full")
-        return real(*arguments, **settings)
+        return real(dit, *arguments, **settings)
 
-    monkeypatch.setattr(generate, "sample", full_at_first)
+    monkeypatch.setattr(generate, "sample", needs_room)
     ending = call("--use-cpu-offload", "--num-videos", "2")
     assert ending.status == 0
     # The second video begins with the plan that worked.
     assert ending.said.count("trying again with 0 of 6 blocks") == 1
-    assert len(seen) == 3
+    assert seen == [1, 2, 2]
 
 
 def named(prompt: str) -> list[str]:
