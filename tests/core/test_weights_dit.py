@@ -74,7 +74,7 @@ def test_every_host_name_of_the_full_model_maps_back() -> None:
 
 
 def test_comfyuis_norms_may_be_called_scale() -> None:
-    assert host_to_original("double_blocks.3.img_attn.norm.query_norm.scale") == "double_blocks.3.img_attn_q_norm.weight"
+    assert host_to_original("double_blocks.3.img_attn.norm.key_norm.scale") == "double_blocks.3.img_attn_k_norm.weight"
     assert host_to_original("single_blocks.3.norm.key_norm.scale") == "single_blocks.3.k_norm.weight"
 
 
