@@ -1,119 +1,31 @@
-"""What is measured: the same work for us and for diffusers, on random weights of real proportions."""
+"""What a case is: the same work by several implementations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
-
-from hyvideo_core.configs import HUNYUAN_VIDEO_VAE, DiTConfig
-from hyvideo_core.model import DiT
-from hyvideo_core.vae import VAE
-
-#: A transformer whose parts relate as in the full one, small enough for two cores.
-SMALL = DiTConfig(hidden_size=768, heads=6, double_blocks=4, single_blocks=8)
-TEXT_TOKENS = 150
-#: Latent (T, H, W) of 3,360 video tokens.
-LATENT = (7, 40, 48)
 
 Work = Callable[[], torch.Tensor]
 
 
+class Missing(Exception):
+    """An implementation cannot run here; the message says why."""
+
+
 @dataclass(frozen=True)
 class Case:
-    """A name, the dtype, and for each implementation a function that prepares one run of the work."""
+    """A name, and for each implementation a function that prepares one run of the work; the first is compared.
+
+    ``agree`` is the largest relative L2 distance between results, where they can be compared at all. ``threads`` None
+    is the command's. ``numbers`` is how many the work makes, where throughput is of interest. ``goal`` limits the time
+    of the first implementation, in times of the second's.
+    """
 
     name: str
-    dtype: torch.dtype
-    implementations: dict[str, Callable[[torch.dtype], Work]]
-
-
-def _seeded(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Small random weights; the values do not matter, only that nothing overflows."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in module.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator).mul_(0.02).to(dtype)
-    return module.eval().requires_grad_(False)
-
-
-def our_dit(dtype: torch.dtype) -> Work:
-    """Our transformer; its last projection stays in float32 as it does when loaded from a file."""
-    dit = _seeded(DiT(SMALL), dtype)
-    assert isinstance(dit, DiT)
-    dit.final_layer.linear.float()
-    x, timestep, text, pooled, guidance = _dit_inputs()
-    return lambda: dit(x, timestep, text, None, pooled, guidance)
-
-
-def diffusers_dit(dtype: torch.dtype) -> Work:
-    """diffusers' transformer with the same shapes."""
-    from diffusers import HunyuanVideoTransformer3DModel
-
-    dit = _seeded(
-        HunyuanVideoTransformer3DModel(
-            num_attention_heads=SMALL.heads,
-            attention_head_dim=SMALL.head_dim,
-            num_layers=SMALL.double_blocks,
-            num_single_layers=SMALL.single_blocks,
-        ),
-        dtype,
-    )
-    x, timestep, text, pooled, guidance = (t.to(dtype) for t in _dit_inputs())
-    mask = torch.ones(1, TEXT_TOKENS, dtype=torch.bool)
-    return lambda: dit(x, timestep, text, mask, pooled, guidance, return_dict=False)[0]
-
-
-def our_vae(what: str) -> Callable[[torch.dtype], Work]:
-    """Our VAE at full width, whole."""
-
-    def prepare(dtype: torch.dtype) -> Work:
-        vae = _seeded(VAE(HUNYUAN_VIDEO_VAE), dtype)
-        assert isinstance(vae, VAE)
-        latent, video = (t.to(dtype) for t in _vae_inputs())
-        return (lambda: vae.decode(latent)) if what == "decode" else (lambda: vae.encode(video).moments)
-
-    return prepare
-
-
-def diffusers_vae(what: str) -> Callable[[torch.dtype], Work]:
-    """diffusers' VAE at full width, with its tiling switched off."""
-
-    def prepare(dtype: torch.dtype) -> Work:
-        from diffusers import AutoencoderKLHunyuanVideo
-
-        vae = _seeded(AutoencoderKLHunyuanVideo(), dtype)
-        vae.use_framewise_decoding = vae.use_framewise_encoding = False
-        latent, video = (t.to(dtype) for t in _vae_inputs())
-        if what == "decode":
-            return lambda: vae.decode(latent, return_dict=False)[0]
-        return lambda: vae.encode(video, return_dict=False)[0].parameters
-
-    return prepare
-
-
-def _dit_inputs() -> tuple[torch.Tensor, ...]:
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(1, SMALL.in_channels, *LATENT, generator=generator)
-    text = torch.randn(1, TEXT_TOKENS, SMALL.text_dim, generator=generator)
-    pooled = torch.randn(1, SMALL.pooled_dim, generator=generator)
-    return x, torch.tensor([900.0]), text, pooled, torch.tensor([6000.0])
-
-
-def _vae_inputs() -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(1, 16, 3, 16, 16, generator=generator), torch.randn(1, 3, 9, 128, 128, generator=generator)
-
-
-CASES = [
-    *(
-        Case(f"dit forward {name}", dtype, {"ours": our_dit, "diffusers": diffusers_dit})
-        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
-    ),
-    *(
-        Case(f"vae {what} {name}", dtype, {"ours": our_vae(what), "diffusers": diffusers_vae(what)})
-        for what in ("decode", "encode")
-        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
-    ),
-]
+    implementations: Mapping[str, Callable[[], Work]]
+    agree: float | None = None
+    threads: int | None = None
+    numbers: int = 0
+    goal: float | None = None
