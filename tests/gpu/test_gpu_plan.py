@@ -32,7 +32,9 @@ TEXT_TOKENS = 256
 
 def placed(storage: str) -> Placement:
     torch.manual_seed(0)
-    dit = DiT(CONFIG).bfloat16().eval().requires_grad_(False)
+    with DEVICE:
+        dit = DiT(CONFIG)
+    dit = dit.bfloat16().cpu().eval().requires_grad_(False)
     dit.final_layer.linear.float()
     blocks: list[nn.Module] = [*dit.double_blocks, *dit.single_blocks]
     if storage == "fp8":
