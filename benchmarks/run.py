@@ -95,7 +95,8 @@ def measured(case: Case, rounds: int) -> Result:
         "case": case.name,
         "seconds": {name: round(found, 4) for name, found in medians.items()},
         "time_ratio": ratios,
-        "peak_mib": {name: round(value / 2**20, 1) for name, value in peaks.items()},
+        # What numpy allocates is not traced.
+        "peak_mib": {name: round(value / 2**20, 1) if value else None for name, value in peaks.items()},
         "peak_ratio": {name: round(peaks[first] / peaks[name], 3) for name in others if peaks[name]},
         "rounds": rounds,
         "load": round(os.getloadavg()[0], 1),
@@ -166,7 +167,7 @@ def lines(row: Result) -> list[str]:
         goal = row.get("goal", "") if not found else ""
         ratio, peak_ratio = row["time_ratio"].get(name, ""), row["peak_ratio"].get(name, "")
         found.append(
-            f"| {row['case']} | {name} | {seconds:.4f} | {ratio} | {row['peak_mib'][name]} | {peak_ratio} | {speed} "
+            f"| {row['case']} | {name} | {seconds:.4f} | {ratio} | {row['peak_mib'][name] or ''} | {peak_ratio} | {speed} "
             f"| {goal} |"
         )
     return found
