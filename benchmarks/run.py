@@ -166,10 +166,9 @@ def lines(row: Result) -> list[str]:
         speed = row.get("million_numbers_per_s", {}).get(name, "")
         goal = row.get("goal", "") if not found else ""
         ratio, peak_ratio = row["time_ratio"].get(name, ""), row["peak_ratio"].get(name, "")
-        found.append(
-            f"| {row['case']} | {name} | {seconds:.4f} | {ratio} | {row['peak_mib'][name] or ''} | {peak_ratio} | {speed} "
-            f"| {goal} |"
-        )
+        peak = row["peak_mib"][name] or ""
+        cells = (row["case"], name, f"{seconds:.4f}", ratio, peak, peak_ratio, speed, goal)
+        found.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return found
 
 
