@@ -30,3 +30,8 @@ class NumericsError(HyVideoError, ArithmeticError):
 
 class DoesNotFitError(HyVideoError):
     """More memory is needed than there is, whatever is done."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or its page-locked memory ran out; torch has several types for it, with these words in all."""
+    return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()

@@ -11,10 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import torch
-
 from hyvideo_core.configs import DiTConfig
-from hyvideo_core.errors import DoesNotFitError
+from hyvideo_core.errors import DoesNotFitError, is_out_of_memory
 from hyvideo_core.memory.placement import spread
 from hyvideo_core.memory.streaming import BUFFERS
 from hyvideo_core.model.dit import CHUNK_PART, CHUNK_TOKENS
@@ -210,7 +208,9 @@ def retrying(plan: SamplingPlan, attempt: Callable[[SamplingPlan], Result], repo
         failure = None
         try:
             return attempt(plan)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             failure = str(error)
         lower = plan.lowered()
         if lower is None:

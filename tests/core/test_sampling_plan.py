@@ -183,7 +183,7 @@ def test_the_failed_attempts_tensors_are_gone_when_it_is_retried() -> None:
         if not held:
             big = torch.zeros(3)
             held.append(weakref.ref(big))
-            raise torch.OutOfMemoryError("full")
+            raise torch.OutOfMemoryError("CUDA out of memory")
         return held[0]() is None
 
     assert retrying(planned(BF16, HD, 40), attempt, lambda text: None)
