@@ -12,7 +12,7 @@ from card import Card
 from scale import GOAL_SIZE, Scale
 from torch import nn
 
-from hyvideo_core.plan import choose_tiling, vae_activation_bytes
+from hyvideo_core.decoding_plan import choose_tiling, vae_activation_bytes
 from hyvideo_core.vae import VAE, Tiling
 
 #: Decoding 720×1280×129 shall take less, weights included.

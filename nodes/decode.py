@@ -10,8 +10,8 @@ import torch
 from comfy_api.latest import io
 
 from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
+from hyvideo_core.decoding_plan import choose_tiling, vae_activation_bytes, with_smaller_tiles
 from hyvideo_core.errors import GeometryError, NumericsError
-from hyvideo_core.plan import choose_tiling, vae_activation_bytes, with_smaller_tiles
 from hyvideo_core.vae import VAE, Tiling
 from hyvideo_core.vae.images import decoded_images
 from hyvideo_core.vae.tiling import video_frames, video_size

@@ -10,8 +10,8 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
+from hyvideo_core.decoding_plan import choose_tiling, vae_activation_bytes
 from hyvideo_core.errors import HyVideoError
-from hyvideo_core.plan import choose_tiling, vae_activation_bytes
 from hyvideo_core.weights import Lora
 
 from . import host, transformer

@@ -364,8 +364,8 @@ def report_decoding(free: int | None) -> bool:
     import torch
 
     from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
+    from hyvideo_core.decoding_plan import choose_tiling, tilings, vae_activation_bytes
     from hyvideo_core.errors import GeometryError
-    from hyvideo_core.plan import choose_tiling, tilings, vae_activation_bytes
     from hyvideo_core.vae import VAE
 
     with torch.device("meta"):

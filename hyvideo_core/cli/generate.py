@@ -16,10 +16,10 @@ from hyvideo_core.cli import naming
 from hyvideo_core.cli.arguments import NEGATIVE_PROMPT, Arguments
 from hyvideo_core.cli.machine import Machine, available_bytes
 from hyvideo_core.cli.planning import DIT_DTYPE, Job, planned
+from hyvideo_core.decoding_plan import with_smaller_tiles
 from hyvideo_core.errors import PromptError
 from hyvideo_core.extensions import BlockSwap, Loras
 from hyvideo_core.memory import Placement
-from hyvideo_core.plan import with_smaller_tiles
 from hyvideo_core.sample import flow_sigmas, sample
 from hyvideo_core.sample.run import check_run
 from hyvideo_core.sampling_plan import SamplingPlan, retrying

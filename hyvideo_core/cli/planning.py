@@ -13,8 +13,8 @@ from hyvideo_core.cli import tokenizers
 from hyvideo_core.cli.arguments import Arguments
 from hyvideo_core.cli.machine import Machine
 from hyvideo_core.configs import VAEConfig
+from hyvideo_core.decoding_plan import choose_tiling, vae_activation_bytes
 from hyvideo_core.errors import HyVideoError
-from hyvideo_core.plan import choose_tiling, vae_activation_bytes
 from hyvideo_core.sampling_plan import SamplingPlan, plan_sampling, weights_of
 from hyvideo_core.vae import Tiling
 from hyvideo_core.weights import (

@@ -1,4 +1,4 @@
-"""What a run will take, by plain arithmetic on shapes: no tensor is made.
+"""What decoding and encoding will take, and the tiles that fit: plain arithmetic on shapes, no tensor is made.
 
 The factors follow from what is alive at once, and a test holds them against traced allocations.
 """
@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from hyvideo_core.configs import HUNYUAN_VIDEO_VAE, DiTConfig, VAEConfig
+from hyvideo_core.configs import HUNYUAN_VIDEO_VAE, VAEConfig
 from hyvideo_core.errors import GeometryError
 from hyvideo_core.types import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION
 from hyvideo_core.vae import Tiling, streaming
@@ -24,34 +24,12 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-#: Text tokens a prompt may add.
-TEXT_TOKENS = 256
-#: Tensors of the token stream's size alive during attention: the stream, q, k, v, the output, and working memory.
-DURING_ATTENTION = 6
-#: The same during the feed-forward: the stream and attention's output; and for each token of a chunk, in hidden sizes,
-#: the norm (1), the wide layer (4), what it is joined to (5) and the result (1).
-DURING_FEED_FORWARD, CHUNK_WIDTHS = 2, 11
-#: Most tokens of a chunk, and the most a chunk may be of the sequence (``model.dit``).
-CHUNK_TOKENS, CHUNK_PART = 2048, 4
 #: Allowance for the working memory of a convolution kernel, in target sizes of a piece (``vae.streaming``).
 VAE_KERNEL_PIECES = 0.5
 #: The summed weights of an upsampling convolution, and the copies that a kernel may make of them.
 VAE_FOLDED_COPIES = 3
 #: Smaller tiles to try in turn, once the original's do not fit: frames first, since that changes the result least.
 TILE_FRAMES, TILE_SIZES_PX = (64, 32, 16), (256, 192, 128)
-
-
-def dit_activation_bytes(config: DiTConfig, latent_shape: tuple[int, ...], dtype_bytes: int) -> int:
-    """Peak bytes of one forward beyond the weights, for a latent [B, C, T, H, W]."""
-    batch = latent_shape[0]
-    grid = [math.ceil(size / patch) for size, patch in zip(latent_shape[2:], config.patch_size, strict=True)]
-    tokens = math.prod(grid) + TEXT_TOKENS
-    token_bytes = batch * config.hidden_size * dtype_bytes
-    chunk = min(CHUNK_TOKENS, max(1, math.prod(grid) // CHUNK_PART))
-    attention = DURING_ATTENTION * tokens * token_bytes
-    feed_forward = (DURING_FEED_FORWARD * tokens + CHUNK_WIDTHS * chunk) * token_bytes
-    rope = tokens * config.head_dim * 4
-    return max(attention, feed_forward) + rope
 
 
 def vae_activation_bytes(
