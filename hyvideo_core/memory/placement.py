@@ -13,15 +13,15 @@ from torch import nn
 
 from hyvideo_core.errors import DoesNotFitError
 from hyvideo_core.memory.streaming import BUFFERS
-from hyvideo_core.memory.tensors import Place, buffer_bytes, places, size_bytes, views
+from hyvideo_core.memory.tensors import Place, buffer_bytes, owns_memory, places, size_bytes, views
 from hyvideo_core.memory.transfers import pin, unpin
 
 
 class Placement:
     """A module on ``device`` with some of its ``blocks`` on the host; everything outside the blocks is on the device.
 
-    ``resident`` blocks are on the device, spread evenly over the order of execution, so that transfers of the others
-    spread over the computation. The module must be on the host when this is made.
+    ``resident`` blocks are on the device, spread over the order of execution, so that transfers of the others spread
+    over the computation. The module must be on the host when this is made.
     """
 
     def __init__(self, module: nn.Module, blocks: Sequence[nn.Module], device: torch.device) -> None:
@@ -99,6 +99,7 @@ class Placement:
                 if here and not self._on_device[number]:
                     self._copy(self._of_block[number])
                     self._on_device[number] = True
+                    self._unlock(number)
         except BaseException:
             self.release()
             raise
@@ -106,8 +107,10 @@ class Placement:
     def free(self, wanted_bytes: int) -> int:
         """Take blocks off until ``wanted_bytes`` are freed, everything if that is not enough; the bytes freed."""
         before = self.resident_bytes
-        while before - self.resident_bytes < wanted_bytes and self.resident:
-            self.put(self.resident - 1)
+        for number in reversed(residence_order(len(self.blocks))):
+            if before - self.resident_bytes >= wanted_bytes:
+                break
+            self._take_off(number)
         if before - self.resident_bytes < wanted_bytes:
             self.release()
         return before - self.resident_bytes
@@ -140,8 +143,11 @@ class Placement:
             if not pin(buffer):
                 break
             copies = views(buffer, tensors)
-            for target, source in zip(copies, tensors, strict=True):
+            for place, target, source in zip(found, copies, tensors, strict=True):
                 target.copy_(source)
+                if owns_memory(source):
+                    # What is no part of a mapped file would be held twice.
+                    self._host[place] = target
             self._locked[number] = (buffer, copies)
             self._wait(number)
             locked += needed
@@ -149,11 +155,16 @@ class Placement:
 
     def unlock(self) -> None:
         """Give back the page-locked copies."""
-        locked, self._locked = self._locked, {}
-        for number, (buffer, _) in locked.items():
-            if not self._on_device[number]:
-                self._wait(number)
-            unpin(buffer)
+        for number in list(self._locked):
+            self._unlock(number)
+
+    def _unlock(self, number: int) -> None:
+        if number not in self._locked:
+            return
+        buffer, _ = self._locked.pop(number)
+        if not self._on_device[number]:
+            self._wait(number)
+        unpin(buffer)
 
     def _bytes(self, found: list[Place]) -> int:
         return size_bytes(self._host[place] for place in found)
@@ -175,8 +186,19 @@ class Placement:
             place.put(tensor)
 
 
+def residence_order(total: int) -> list[int]:
+    """Blocks in the order in which they become resident: each lies far from those before it.
+
+    Fewer residents are the beginning of more, so that a change moves no block but those it is about.
+    Source: van der Corput's sequence, which counts with its binary digits mirrored.
+    """
+    digits = max(1, (total - 1).bit_length())
+    return sorted(range(total), key=lambda number: int(f"{number:0{digits}b}"[::-1], 2))
+
+
 def spread(count: int, total: int) -> list[bool]:
-    """``count`` of ``total`` places, as even as can be."""
+    """Which of ``total`` blocks are resident if ``count`` are."""
     if not 0 <= count <= total:
         raise ValueError(f"resident blocks are {count}, but this model has {total} blocks. Choose 0 to {total}.")
-    return [(number + 1) * count // total > number * count // total for number in range(total)]
+    chosen = set(residence_order(total)[:count])
+    return [number in chosen for number in range(total)]

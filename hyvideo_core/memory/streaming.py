@@ -52,7 +52,9 @@ class BlockStream:
         """Within it the block's weights are on the device, and the next block is on its way."""
         number = self._number[id(block)]
         if number not in self._coming:
-            # The first one, or somebody skipped a block: what is on its way is not what is needed.
+            # The first one, or somebody skipped a block. What is on its way must land before its buffer is used again.
+            for _, abandoned, _ in self._coming.values():
+                self._transfers.await_copies(abandoned)
             self._coming.clear()
             self._send(number)
         following = (number + 1) % len(self._places)

@@ -43,6 +43,11 @@ def places(module: nn.Module) -> list[Place]:
     return found
 
 
+def owns_memory(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is all there is in its memory, rather than a part of a mapped file or of a buffer."""
+    return tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
 def size_bytes(tensors: Iterable[torch.Tensor]) -> int:
     """Bytes these tensors take."""
     return sum(tensor.nbytes for tensor in tensors)

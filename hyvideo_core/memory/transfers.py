@@ -135,9 +135,20 @@ def pin(buffer: torch.Tensor) -> bool:
             buffer.nbytes / 1e9,
             int(error),
         )
+        _forget_error()
     return not int(error)
 
 
 def unpin(buffer: torch.Tensor) -> None:
     """Undo ``pin``."""
-    torch.cuda.cudart().cudaHostUnregister(buffer.data_ptr())
+    if int(torch.cuda.cudart().cudaHostUnregister(buffer.data_ptr())):
+        _forget_error()
+
+
+def _forget_error() -> None:
+    """Have CUDA report the last error now; it would otherwise be raised by whatever kernel starts next."""
+    try:
+        torch.zeros(1, device="cuda").add_(1)
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        logger.debug("CUDA reported %s, which was dealt with.", error)

@@ -64,6 +64,10 @@ class Checkpoint(Mapping[str, torch.Tensor]):
     def __len__(self) -> int:
         return len(self.shapes)
 
+    def __contains__(self, name: object) -> bool:
+        # A mapping's own way of asking is to read the tensor.
+        return name in self.shapes
+
     def __getitem__(self, name: str) -> torch.Tensor:
         raise KeyError(name)
 

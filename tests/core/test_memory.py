@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -238,15 +240,57 @@ def test_after_any_end_the_hosts_tensors_are_back_and_the_lane_is_closed(how: st
 
 
 @given(total=st.integers(1, 60), data=st.data())
-def test_residents_are_spread_evenly(total: int, data: st.DataObject) -> None:
+def test_residents_lie_among_those_that_stream_and_stay_when_more_come(total: int, data: st.DataObject) -> None:
     count = data.draw(st.integers(0, total))
     chosen = spread(count, total)
     assert sum(chosen) == count
-    gaps = [i for i, here in enumerate(chosen) if not here]
-    if 0 < count < total:
-        runs = [len(run) for run in "".join("x" if here else " " for here in chosen).split("x")[:-1]]
-        assert max(runs) - min(runs) <= 1
-    assert len(gaps) == total - count
+    if count < total:
+        more = spread(count + 1, total)
+        assert all(there for here, there in zip(chosen, more, strict=True) if here)
+    runs = [len(run) for run in "".join("x" if here else " " for here in chosen).split("x")]
+    # Evenly, each run of blocks that stream would be total / (count + 1) long.
+    assert max(runs) <= 2 * math.ceil(total / (count + 1))
+
+
+def test_freeing_copies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    placement = placed(random_dit(), 4)
+    monkeypatch.setattr(Placement, "_copy", lambda *_: pytest.fail("a copy"))
+    sizes = [placement.resident_bytes]
+    while placement.resident_bytes:
+        assert placement.free(1) == sizes[-1] - placement.resident_bytes
+        sizes.append(placement.resident_bytes)
+    assert len(sizes) == 6
+    assert sizes[-1] == 0
+
+
+def test_locked_copies_take_the_place_of_what_no_file_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    unlocked: list[int] = []
+    monkeypatch.setattr("hyvideo_core.memory.placement.pin", lambda buffer: True)
+    monkeypatch.setattr("hyvideo_core.memory.placement.unpin", lambda buffer: unlocked.append(buffer.nbytes))
+    dit = random_dit()
+    arguments = inputs()
+    expected = dit(**arguments)
+    old = weakref.ref(dit.single_blocks[0].linear1.weight.untyped_storage())
+    placement = placed(dit, 1)
+    locked = placement.lock(10**9)
+    assert locked >= sum(size for size, here in zip(placement.block_bytes, spread(1, 4), strict=True) if not here)
+    assert old() is None, "the weights are held twice"
+    assert torch.equal(dit(**arguments), expected)
+    placement.put(4)
+    assert len(unlocked) == 3, "blocks on the device need no locked copies"
+    placement.release()
+    assert torch.equal(dit(**arguments), expected)
+
+
+def test_a_copy_that_is_no_longer_wanted_lands_before_its_buffer_is_used_again() -> None:
+    """Copies wait in a queue here, as in a thread: what was abandoned must not arrive later."""
+    layers = [nn.Linear(3, 3).requires_grad_(False) for _ in range(5)]
+    lane = LazyTransfers()
+    stream = BlockStream(layers, CPU, lane)
+    with stream.arrived(layers[0]):
+        pass
+    with stream.arrived(layers[3]):
+        assert lane.log.index(("await", 2)) < lane.log.index(("copy", 3))
 
 
 @pytest.mark.parametrize("count", [-1, 5])
