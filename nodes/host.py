@@ -16,6 +16,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from server import PromptServer
 
+from hyvideo_core.errors import is_out_of_memory
 from hyvideo_core.memory import Placement
 
 logger = logging.getLogger(__name__)
@@ -99,6 +100,9 @@ class Plan(Protocol):
     def resident_blocks(self) -> int:
         """Blocks that stay there."""
 
+    def lowered(self) -> Plan | None:
+        """A plan that takes less; None if there is none."""
+
 
 class HostedBlocks(HostedModule):
     """A module made of blocks in the host's books: as many of them on the device as ``decide`` says.
@@ -128,12 +132,21 @@ class HostedBlocks(HostedModule):
         return [] if self._placement is None else self._placement.waiting()
 
     def follow(self, plan: Plan | None) -> None:
-        """Have on the device what the plan says."""
+        """Have on the device what the plan says, or a lower plan each time the device runs out of memory."""
         self.plan = plan
-        if self._placement is None or plan is None:
-            return
-        self._placement.put(plan.resident_blocks)
-        if self._lock:
+        while self._placement is not None and self.plan is not None:
+            try:
+                self._placement.put(self.plan.resident_blocks)
+                break
+            except RuntimeError as error:
+                lower = self.plan.lowered()
+                if lower is None or not is_out_of_memory(error):
+                    raise
+            # Outside of the handler, which would keep the failed attempt's tensors alive.
+            mm.soft_empty_cache()
+            logger.warning("The device ran out of memory; again with %d blocks on it.", lower.resident_blocks)
+            self.plan = lower
+        if self._placement is not None and self._lock:
             # Half of what is free: the host keeps results there, and other programs live there too.
             self._placement.lock(int(psutil.virtual_memory().available * LOCKED_SHARE))
 
@@ -150,9 +163,19 @@ class HostedBlocks(HostedModule):
             super().partially_load(torch.device("cpu"))
             if device_to.type != "cpu":
                 self._placement = Placement(self.module, self._blocks_of(self.module), device_to)
-        free = free_bytes(device_to) + (before if self._placement is not None else 0)
-        self.follow(self.decide(free - int(mm.extra_reserved_memory()), self._placement))
+        try:
+            self.follow(self.decide(self._room(device_to, before), self._placement))
+        except BaseException:
+            # The host has struck us off its list before it asked; what stayed here could never be freed.
+            self.detach()
+            raise
         return self.loaded_size() - before
+
+    def _room(self, device: torch.device, held: int) -> int:
+        """Bytes a plan may use; on a CPU all there is, since mapped weights give way."""
+        if self._placement is None:
+            return int(psutil.virtual_memory().total)
+        return free_bytes(device) + held - int(mm.extra_reserved_memory())
 
     def partially_unload(
         self, device_to: torch.device, memory_to_free: float = 0, force_patch_weights: bool = False
@@ -247,7 +270,8 @@ def loaded_blocks(
 
 def available_bytes(device: torch.device) -> int:
     """What can be had on a device: what is free, and what the host would take from models that are loaded now."""
-    held = sum(model.model_loaded_memory() for model in mm.current_loaded_models if model.device == device)
+    loaded = [model for model in mm.current_loaded_models if model.device == device and model.model is not None]
+    held = sum(model.model_loaded_memory() for model in loaded)
     return free_bytes(device) + (0 if device.type == "cpu" else held) - int(mm.extra_reserved_memory())
 
 

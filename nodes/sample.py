@@ -183,7 +183,7 @@ def _run(
     node_id: str | None,
 ) -> torch.Tensor:
     # Whatever is wrong with the inputs is said before 25 GB are read for them.
-    check_run(transformer.config_of(model), x, positive, negative, guidance)
+    check_run(transformer.checked_config(model), x, positive, negative, guidance)
     hosted = transformer.loaded(model, tuple(x.shape))
     extensions = [
         OnBlock(check=host.check_interrupt),
@@ -195,11 +195,10 @@ def _run(
         dit = transformer.following(hosted, plan, model)
         run = sample(dit, x, positive, negative=negative, sigmas=sigmas, guidance=guidance, extensions=extensions)
         progress = host.Progress(len(sigmas) - 1, "step", node_id)
-        with closing(run):  # type: ignore[type-var]
+        with transformer.peak_reported(hosted, plan), closing(run):  # type: ignore[type-var]
             for step in run:
                 progress.update(step.index + 1)
         progress.close("sampling")
         return step.x
 
-    with transformer.peak_reported(hosted):
-        return retrying(transformer.plan_of(hosted), attempt, logger.warning)
+    return retrying(transformer.plan_of(hosted), attempt, logger.warning)

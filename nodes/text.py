@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from comfy_api.latest import io
 from hyvideo_core.errors import PromptError
 from hyvideo_core.memory import Placement, streamed, transfers_for
 from hyvideo_core.text import IMAGE, VIDEO, Template, TextEncoders, custom
-from hyvideo_core.weights import load_clip, load_mllm, parameter_count
+from hyvideo_core.weights import load_clip, load_mllm, parameter_count, size_on_disk_bytes
 
 from . import host
 from .adapt import HostConditioning, to_host_conditioning
@@ -137,6 +138,10 @@ class _Residents:
 
     resident_blocks: int
 
+    def lowered(self) -> _Residents | None:
+        """Half of them."""
+        return _Residents(self.resident_blocks // 2) if self.resident_blocks else None
+
 
 @contextmanager
 def _encoders(handle: TextEncodersHandle) -> Iterator[TextEncoders]:
@@ -148,7 +153,7 @@ def _encoders(handle: TextEncodersHandle) -> Iterator[TextEncoders]:
         (handle.llm, handle.clip, dtype),
         partial(_read, handle, dtype),
         device=device,
-        size_bytes=(parameter_count(handle.llm.path) + parameter_count(handle.clip.path)) * dtype.itemsize,
+        size_bytes=sum(_held_bytes(file.path, dtype) for file in (handle.llm, handle.clip)),
         activation_bytes=TEXT_ACTIVATION_BYTES,
         blocks_of=_layers,
         decide=_residents,
@@ -161,6 +166,11 @@ def _encoders(handle: TextEncodersHandle) -> Iterator[TextEncoders]:
         logger.info("%d of %d layers of the language model stream to the device", len(waiting), len(_layers(module)))
     with streamed(waiting, device, transfers_for(device)):
         yield module
+
+
+def _held_bytes(path: Path, dtype: torch.dtype) -> int:
+    """What a model takes once loaded: packed weights stay as small as they are on disk."""
+    return min(parameter_count(path) * dtype.itemsize, size_on_disk_bytes(path))
 
 
 def _layers(module: torch.nn.Module) -> list[torch.nn.Module]:

@@ -9,15 +9,18 @@ from functools import partial
 
 import torch
 
+from hyvideo_core.attention import resolve
 from hyvideo_core.configs import DiTConfig
 from hyvideo_core.errors import HyVideoError
 from hyvideo_core.model import DiT
 from hyvideo_core.ops import fp8
 from hyvideo_core.sampling_plan import SamplingPlan, plan_sampling, weights_of
 from hyvideo_core.weights import KINDS, inspect_dit, load_dit, merge, set_fast_products
+from hyvideo_core.weights.lora import lora_shapes
+from hyvideo_core.weights.lora_file import read_lora
 
 from . import host
-from .handles import ModelHandle
+from .handles import FileVersion, ModelHandle
 
 logger = logging.getLogger(__name__)
 
@@ -25,14 +28,26 @@ logger = logging.getLogger(__name__)
 SUPPORTED = next(iter(KINDS))
 
 
-def config_of(handle: ModelHandle) -> DiTConfig:
-    """The configuration of the handle's transformer. Raises ``HyVideoError`` for kinds that cannot be sampled yet."""
+def checked_config(handle: ModelHandle) -> DiTConfig:
+    """The configuration of the handle's transformer, once all it asks for is known to work: nothing is loaded for this.
+
+    Raises ``HyVideoError`` or ``ValueError`` for kinds that cannot be sampled yet, kernels that fail here, LoRAs that
+    do not fit.
+    """
     if handle.kind != SUPPORTED:
         raise HyVideoError(
             f"{handle.file.path.name} is a transformer for {handle.kind}, but HyVideo Sampler makes videos from text "
             "only so far. Choose a text-to-video checkpoint such as hunyuan_video_t2v_720p_bf16.safetensors."
         )
-    return inspect_dit(handle.file.path).config
+    config = inspect_dit(handle.file.path).config
+    resolve(handle.attention, host.transformer_device(), _dtype(handle), config.head_dim)
+    loras = [lora for lora in (*handle.loras, *handle.merged) if lora.strength != 0]
+    if loras:
+        with torch.device("meta"):
+            shapes = lora_shapes(DiT(config))
+        for lora in loras:
+            lora.weighted(read_lora(lora.file, shapes).terms, shapes)
+    return config
 
 
 def plan(handle: ModelHandle, latent_shape: tuple[int, ...], free_bytes: int) -> SamplingPlan:
@@ -52,9 +67,10 @@ def plan(handle: ModelHandle, latent_shape: tuple[int, ...], free_bytes: int) ->
 def loaded(handle: ModelHandle, latent_shape: tuple[int, ...]) -> host.HostedBlocks:
     """The transformer, with as much on its device as a latent of this shape leaves room for."""
     unlimited = plan(handle, latent_shape, 2**62)
+    merged = tuple((lora, FileVersion.of(lora.file)) for lora in handle.merged)
     hosted = host.loaded_blocks(
         "transformer",
-        (handle.file, _dtype(handle), handle.storage, handle.merged),
+        (handle.file, _dtype(handle), handle.storage, merged),
         partial(_read, handle),
         device=host.transformer_device(),
         size_bytes=unlimited.weights.total_bytes,
@@ -89,15 +105,14 @@ def following(hosted: host.HostedBlocks, plan: SamplingPlan, handle: ModelHandle
 
 
 @contextmanager
-def peak_reported(hosted: host.HostedBlocks) -> Iterator[None]:
-    """Log the measured peak beside the predicted one when the run is over, where the device counts it."""
+def peak_reported(hosted: host.HostedBlocks, plan: SamplingPlan) -> Iterator[None]:
+    """Log the measured peak beside the predicted one when a run is over, where the device counts it."""
     device = hosted.load_device
     foreign = host.watch_peak(device) - hosted.loaded_size()
     yield
     peak = host.peak_bytes(device)
     if peak is not None:
-        predicted = plan_of(hosted).peak_bytes
-        logger.info("measured peak %.2f GB, predicted %.2f GB", (peak - foreign) / 1e9, predicted / 1e9)
+        logger.info("measured peak %.2f GB, predicted %.2f GB", (peak - foreign) / 1e9, plan.peak_bytes / 1e9)
 
 
 def _dtype(handle: ModelHandle) -> torch.dtype:

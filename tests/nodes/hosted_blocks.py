@@ -73,6 +73,9 @@ class Fits:
     def __init__(self, resident_blocks: int) -> None:
         self.resident_blocks = resident_blocks
 
+    def lowered(self) -> Fits | None:
+        return Fits(self.resident_blocks // 2) if self.resident_blocks else None
+
 
 def load(role: str, key: str, beside_blocks: int = 0) -> object:
     def read(device: torch.device) -> Toy:
@@ -129,4 +132,26 @@ except Exception as error:
     found["too little"] = [type(error).__name__, str(error), used()]
 card["foreign"] = 0
 found["after too little"] = state(load("transformer", "d"))
+# A size that does not fit, asked of a model that is loaded: nothing may stay that the host does not know of.
+card["foreign"] = 39 * BLOCK_BYTES - 11 * BLOCK_BYTES
+found["before it stopped fitting"] = state(load("transformer", "d"))
+try:
+    load("transformer", "d", beside_blocks=99)
+except Exception as error:
+    found["no longer fits"] = [type(error).__name__, used(), free() // BLOCK_BYTES]
+card["foreign"] = 0
+# The device is fuller than it said: placing fails once, and again with half.
+original, copies = host.Placement._copy, [0]
+
+
+def full(self: object, places: object) -> None:
+    copies[0] += 1
+    if copies[0] == 6:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    original(self, places)
+
+
+host.Placement._copy = full
+found["fuller than it said"] = state(load("transformer", "e"))
+host.Placement._copy = original
 sys.stdout.write(json.dumps(found))

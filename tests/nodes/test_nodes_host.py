@@ -63,3 +63,12 @@ def test_too_little_room_is_an_error_that_leaves_nothing(found):
     assert "Toy takes at least 0.01 GB" in message
     assert used == 0
     assert found["after too little"] == ALL
+
+
+def test_a_loaded_model_that_no_longer_fits_leaves_nothing_behind_the_hosts_back(found):
+    assert found["before it stopped fitting"]["resident"] > 0
+    assert found["no longer fits"] == ["DoesNotFitError", 0, 12]
+
+
+def test_a_device_that_is_fuller_than_it_said_gets_half_the_blocks(found):
+    assert found["fuller than it said"] == {"resident": 5, "waiting": 5, "told": 6}

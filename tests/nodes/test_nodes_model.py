@@ -169,6 +169,13 @@ def test_a_strength_is_changed_without_reading_the_model_again(studio, lora):
     assert studio.server.log.read_text("utf-8", "replace").count(words) == before
 
 
+def test_a_merged_lora_whose_file_changed_is_merged_anew(studio, lora, place):
+    first = studio.saved_latent(lora_job(1.0, apply="merged"))
+    tensors = {name: tensor * 2 for name, tensor in load_file(lora).items()}
+    place("loras/visible.safetensors", tensors)
+    assert rel(studio.saved_latent(lora_job(1.0, apply="merged")), first) > 0.01
+
+
 def test_a_lora_of_another_model_and_bad_blocks_are_errors(studio, place, lora):
     place("loras/other.safetensors", {"lora_unet_blocks_0_attn.lora_down.weight": torch.zeros(4, 8)})
     job = with_node("HyvLora", lora="other.safetensors", strength=1.0)
