@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from hyvideo_core.attention.registry import KERNELS, PLAIN
 from hyvideo_core.configs import DiTConfig
 from hyvideo_core.errors import DoesNotFitError, is_out_of_memory
 from hyvideo_core.memory.placement import spread
@@ -54,7 +55,8 @@ class HeldWeights:
 class SamplingPlan:
     """How one model samples one size: what is on the device, and what that takes at most.
 
-    ``resident_blocks`` stay on the device, the others stream ``streamed_bytes`` in every evaluation.
+    ``resident_blocks`` stay on the device, the others stream ``streamed_bytes`` in every evaluation. ``attention``
+    names the kernel; ``lora_bytes`` are the terms of LoRAs beside the weights (``weights.lora_bytes``).
     """
 
     config: DiTConfig
@@ -64,6 +66,8 @@ class SamplingPlan:
     free_bytes: int
     resident_blocks: int
     head_groups: int = 1
+    attention: str = "auto"
+    lora_bytes: int = 0
 
     @property
     def blocks(self) -> int:
@@ -85,10 +89,16 @@ class SamplingPlan:
 
     @property
     def activation_bytes(self) -> int:
-        """Peak beside the weights."""
-        return activation_bytes(
-            self.config, self.latent_shape, self.dtype_bytes, self.head_groups, self.weights.unpacked_bytes
+        """Peak beside the weights, LoRAs among it."""
+        peak = activation_bytes(
+            self.config,
+            self.latent_shape,
+            self.dtype_bytes,
+            self.head_groups,
+            self.weights.unpacked_bytes,
+            self.attention,
         )
+        return peak + self.lora_bytes
 
     @property
     def peak_bytes(self) -> int:
@@ -128,10 +138,11 @@ class SamplingPlan:
                 f"({self.streamed_bytes / 1e9:.1f} GB a step, {effect})"
             )
         groups = "" if self.head_groups == 1 else f", attention in {self.head_groups} groups of heads"
+        loras = f", LoRAs {self.lora_bytes / 1e9:.2f}" if self.lora_bytes else ""
         return (
             f"{weights}{groups}\n"
             f"predicted peak {self.peak_bytes / 1e9:.2f} GB of {self.free_bytes / 1e9:.2f} GB free: weights "
-            f"{self.weights_bytes / 1e9:.2f}, activations {self.activation_bytes / 1e9:.2f}"
+            f"{self.weights_bytes / 1e9:.2f}{loras}, activations {(self.activation_bytes - self.lora_bytes) / 1e9:.2f}"
         )
 
     def _waiting(self) -> list[int]:
@@ -147,13 +158,16 @@ def plan_sampling(
     free_bytes: int,
     *,
     resident_blocks: int | None = None,
+    attention: str = "auto",
+    lora_bytes: int = 0,
 ) -> SamplingPlan:
     """The fastest way to sample a latent [B, C, T, H, W] within ``free_bytes``; ``resident_blocks`` may be given.
 
-    Raises ``DoesNotFitError`` with the least that is needed if nothing fits.
+    ``attention`` and ``lora_bytes`` as in ``SamplingPlan``. Raises ``DoesNotFitError`` with the least that is needed if
+    nothing fits.
     """
     plans = [
-        SamplingPlan(config, weights, latent_shape, dtype_bytes, free_bytes, resident, groups)
+        SamplingPlan(config, weights, latent_shape, dtype_bytes, free_bytes, resident, groups, attention, lora_bytes)
         for groups in head_groups(config)
         for resident in (range(len(weights.block_bytes) + 1) if resident_blocks is None else [resident_blocks])
     ]
@@ -179,18 +193,28 @@ def head_groups(config: DiTConfig) -> list[int]:
 
 
 def activation_bytes(
-    config: DiTConfig, latent_shape: tuple[int, ...], dtype_bytes: int, groups: int = 1, unpacked_bytes: int = 0
+    config: DiTConfig,
+    latent_shape: tuple[int, ...],
+    dtype_bytes: int,
+    groups: int = 1,
+    unpacked_bytes: int = 0,
+    attention: str = "auto",
 ) -> int:
     """Peak bytes of one forward beside the weights, for a latent [B, C, T, H, W]."""
+    # ``auto`` chooses among kernels that take no more than the plain one, so that nothing need be tried to plan.
+    kernel = KERNELS[PLAIN if attention == "auto" else attention]
     batch, video = latent_shape[0], _tokens(latent_shape)
     tokens = video + TEXT_TOKENS
     width_bytes = config.hidden_size * dtype_bytes
     chunk = max(1, min(CHUNK_TOKENS, video // CHUNK_PART))
     stream, chunked = batch * tokens * width_bytes, batch * chunk * width_bytes
     rope = tokens * config.head_dim * 4
-    own_output = groups > 1
-    # The stream; q, k, v and the kernel's output for one group; the buffer all groups write to; log-sum-exps.
-    attending = stream * (1 + 4 / groups + own_output) + batch * tokens * config.heads // groups * 4
+    own_output = int(groups > 1)
+    # Prompts of different lengths are attended to one by one, into a buffer of their own (``model.ragged``).
+    one_by_one = 1 / batch if batch > 1 and not own_output else 0
+    # The stream; q, k, v and the kernel's output and copies for one group; what outputs are gathered in; log-sum-exps.
+    attending = stream * (1 + (4 + kernel.copies) / groups + own_output + one_by_one)
+    attending += batch * tokens * config.heads // groups * 4 + kernel.working_bytes
     # For each token of a chunk: its norm; q, k, v and what normalising and rotating makes of them, in float32.
     projected = 6 if dtype_bytes == 4 else 8
     projecting = stream * (1 + 3 / groups + own_output) + chunked * (1 + projected / groups) + unpacked_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,8 @@ AttentionKernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Ten
 
 #: Scores of one query chunk may take this much; small enough for caches, large enough for full-speed GEMMs.
 SCORES_BYTES = 64 * 2**20
+#: What ``chunked`` takes beside its output: a chunk's scores, their softmax, and the weights of the chunk before.
+CHUNKED_BYTES = 3 * SCORES_BYTES
 
 
 def sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -53,13 +56,12 @@ def chunked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     Source: Rabe & Staats 2021 (arXiv 2112.05682), without splitting the keys.
     """
     batch, length, heads, dim = q.shape
-    keys = k.permute(0, 2, 3, 1)
-    values = v.transpose(1, 2)
     out = torch.empty_like(q)
-    per_query_bytes = batch * heads * k.shape[1] * 4
+    per_query_bytes = heads * k.shape[1] * 4
     step = max(1, min(length, SCORES_BYTES // per_query_bytes))
-    for start in range(0, length, step):
-        queries = q[:, start : start + step].transpose(1, 2) * dim**-0.5
-        weights = torch.matmul(queries, keys).softmax(dim=-1, dtype=torch.float32).to(v.dtype)
-        out[:, start : start + step] = torch.matmul(weights, values).transpose(1, 2)
+    # Sample by sample: of several, torch would copy all keys and values for each product.
+    for i, start in product(range(batch), range(0, length, step)):
+        queries = q[i, start : start + step].transpose(0, 1) * dim**-0.5
+        weights = torch.matmul(queries, k[i].permute(1, 2, 0)).softmax(dim=-1, dtype=torch.float32).to(v.dtype)
+        out[i, start : start + step] = torch.matmul(weights, v[i].transpose(0, 1)).transpose(0, 1)
     return out

@@ -25,12 +25,15 @@ class Kernel:
     """A kernel by name.
 
     ``load`` returns the function, or raises where the kernel's package is absent or broken. ``quantisation_error`` is
-    the relative error its quantisation may add to that of rounding; 0 marks an exact kernel.
+    the relative error its quantisation may add to that of rounding; 0 marks an exact kernel. Beside q, k, v, its
+    output and the log-sum-exps it takes ``copies`` times the memory of q, and ``working_bytes`` whatever their size.
     """
 
     name: str
     load: Callable[[], AttentionKernel]
     quantisation_error: float = 0.0
+    copies: float = 0.0
+    working_bytes: int = 0
 
 
 #: Needs no self-test: torch tests it, and it is what everything falls back to.
@@ -39,6 +42,10 @@ PLAIN = "sdpa"
 # Sage's allowances are one and a half to two times what the same quantisation costs in float32 arithmetic on the
 # self-test's noise: 1.3 % for q and k in int8 (blocks of 128 and 64 tokens), 3.9 % with weights and values in float8
 # e4m3 besides. A lost key, head or scale costs 20 % and more there.
+#
+# Copies. sage1: ``packages.sage1``. sage2, in the package's ``core.py`` and ``quant.py``: q and k in int8 (1), and for
+# Hopper v padded to whole blocks (1), transposed (1) and in float8 (0.5); other cards need less. FlashAttention and
+# torch's kernels read q, k, v where they lie.
 KERNELS: dict[str, Kernel] = {
     kernel.name: kernel
     for kernel in (
@@ -46,11 +53,11 @@ KERNELS: dict[str, Kernel] = {
         Kernel("sdpa_flash", lambda: kernels.sdpa_flash),
         Kernel("sdpa_cudnn", lambda: kernels.sdpa_cudnn),
         Kernel("sdpa_efficient", lambda: kernels.sdpa_efficient),
-        Kernel("chunked", lambda: kernels.chunked),
+        Kernel("chunked", lambda: kernels.chunked, working_bytes=kernels.CHUNKED_BYTES),
         Kernel("flash2", packages.flash2),
         Kernel("flash3", packages.flash3),
-        Kernel("sage1", packages.sage1, quantisation_error=0.025),
-        Kernel("sage2", packages.sage2, quantisation_error=0.06),
+        Kernel("sage1", packages.sage1, quantisation_error=0.025, copies=3.0),
+        Kernel("sage2", packages.sage2, quantisation_error=0.06, copies=3.5),
     )
 }
 

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from measure import traced_peak_bytes
 
+from hyvideo_core.attention import registry
+from hyvideo_core.attention.registry import KERNELS, PLAIN, Kernel
 from hyvideo_core.configs import HUNYUAN_VIDEO, DiTConfig
 from hyvideo_core.errors import DoesNotFitError
 from hyvideo_core.model import DiT
@@ -56,6 +58,70 @@ def test_the_predicted_peak_is_the_traced_one_and_a_little_more(latent: tuple[in
     traced = traced_peak_bytes(lambda: dit(*inputs))
     predicted = activation_bytes(config, latent, 4, groups) - WORKSPACE_BYTES
     assert traced <= predicted <= 1.07 * MARGIN * traced
+
+
+def traced_and_predicted(kernel: str, latent: tuple[int, ...], groups: int, lengths: tuple[int, ...]) -> list[float]:
+    """The peaks beside the weights of a model whose prompts have these lengths."""
+    config = DiTConfig(hidden_size=512, heads=4, double_blocks=1, single_blocks=1, text_dim=64, pooled_dim=32)
+    dit = DiT(config, attention=kernel, head_groups=groups).eval().requires_grad_(False)
+    batch = latent[0]
+    mask = torch.stack([(torch.arange(256) < length).long() for length in lengths])
+    text, pooled = torch.randn(batch, 256, 64), torch.randn(batch, 32)
+    inputs = (torch.randn(latent), torch.full((batch,), 500.0), text, mask, pooled, torch.full((batch,), 6000.0))
+    predicted = activation_bytes(config, latent, 4, groups, attention=kernel) - WORKSPACE_BYTES
+    return [traced_peak_bytes(lambda: dit(*inputs)), predicted]
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("batch", [2, 3])
+def test_prompts_of_different_lengths_take_no_more_than_predicted(batch: int, groups: int) -> None:
+    traced, predicted = traced_and_predicted("sdpa", (batch, 16, 5, 32, 32), groups, (256, 100, 60)[:batch])
+    assert traced <= predicted <= 1.15 * traced
+
+
+def copying(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Holds what Sage does beside its output: k without its mean, v in another dtype, q and k in less."""
+    held = [k - k.mean(dim=1, keepdim=True), v.clone(), torch.cat((q[..., ::2], k[..., ::2]), dim=-1)]
+    out = KERNELS[PLAIN].load()(q, held[0], held[1])
+    del held
+    return out
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_what_a_kernel_copies_is_predicted(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = KERNELS["sage1"].copies
+    monkeypatch.setitem(registry.KERNELS, "copying", Kernel("copying", lambda: copying, copies=copies))
+    # A CPU kernel works in half a MB of its own, so the tokens must take much more.
+    traced, predicted = traced_and_predicted("copying", (1, 16, 9, 32, 32), groups, (256,))
+    assert traced <= predicted <= 1.07 * MARGIN * traced
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_scores_of_chunked_attention_are_predicted(batch: int) -> None:
+    """As many tokens as it takes to fill a chunk of scores."""
+    traced, predicted = traced_and_predicted("chunked", (batch, 16, 9, 40, 40), 1, (256,) * batch)
+    assert KERNELS["chunked"].working_bytes < traced <= predicted <= 1.1 * traced
+
+
+def test_sage_takes_what_its_copies_take_and_auto_nothing_that_would_have_to_be_tried() -> None:
+    u_bytes = 119_056 * 3072 * 2
+    plain = activation_bytes(HUNYUAN_VIDEO, HD, 2)
+    for groups in (1, 2, 4):
+        sage, exact = (activation_bytes(HUNYUAN_VIDEO, HD, 2, groups, attention=name) for name in ("sage1", "auto"))
+        assert sage - exact == pytest.approx(3 * u_bytes / groups * MARGIN, rel=0.01)
+    for capability in [(major, 0) for major in range(7, 13)]:
+        for name in registry.preferred("cuda", capability):
+            assert activation_bytes(HUNYUAN_VIDEO, HD, 2, attention=name) <= plain
+
+
+def test_loras_take_their_room_and_are_told() -> None:
+    plain, with_loras = planned(BF16, HD, 8), planned(BF16, HD, 8, lora_bytes=GB)
+    assert with_loras.resident_blocks < plain.resident_blocks
+    same = replace(plain, lora_bytes=GB)
+    assert same.peak_bytes == plain.peak_bytes + GB
+    assert same.activation_bytes == plain.activation_bytes + GB
+    assert "LoRAs 1.00" in same.describe()
+    assert "LoRAs" not in plain.describe()
 
 
 def test_the_goals_of_the_full_model_are_met_on_paper() -> None:
