@@ -52,15 +52,20 @@ def scaled_linear(
     return out.unflatten(0, x.shape[:-1])
 
 
-def why_not_fast(device: torch.device) -> str:
-    """Why the fast product cannot be used here, by trying it against the exact one; empty where it can."""
+def why_not_fast(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> str:
+    """Why the fast product cannot be used here for a model in ``dtype``; empty where it can.
+
+    Tries it against the exact one, with a bias as the layers have it: cards give float32 only without one, or not at
+    all.
+    """
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(32, 64, generator=generator).to(device, torch.bfloat16)
+    x = torch.randn(32, 64, generator=generator).to(device, dtype)
     weight = quantized(torch.randn(48, 64, generator=generator).to(device))
-    exact = x.float() @ weight.dense(torch.float32).T
+    bias = torch.randn(48, generator=generator).to(device, dtype)
+    exact = x.float() @ weight.dense(torch.float32).T + bias.float()
     try:
-        found = scaled_linear(x, weight.data, weight.scale, None).float()
+        found = scaled_linear(x, weight.data, weight.scale, bias).float()
     except (RuntimeError, NotImplementedError) as error:
-        return f"this {device.type} device cannot multiply fp8 matrices with row-wise scales ({error})"
+        return f"this {device.type} device cannot multiply fp8 matrices with row-wise scales in {dtype} ({error})"
     distance = ((found - exact).norm() / exact.norm()).item()
     return "" if distance < SELF_TEST_TOLERANCE else f"fp8 products are {distance:.1%} off on this {device.type} device"

@@ -4,6 +4,7 @@ from hyvideo_core.weights.dit import (
     KINDS,
     STORAGES,
     TransformerFile,
+    check_fast_products,
     describe_dit,
     detect_dit,
     inspect_dit,
@@ -12,7 +13,7 @@ from hyvideo_core.weights.dit import (
     set_fast_products,
 )
 from hyvideo_core.weights.files import parameter_count, size_on_disk_bytes
-from hyvideo_core.weights.lora import Lora, merge
+from hyvideo_core.weights.lora import Lora, lora_bytes, merge
 from hyvideo_core.weights.text import describe_clip, describe_mllm, load_clip, load_mllm
 from hyvideo_core.weights.vae import describe_vae, load_vae
 
@@ -21,6 +22,7 @@ __all__ = [
     "STORAGES",
     "Lora",
     "TransformerFile",
+    "check_fast_products",
     "describe_clip",
     "describe_dit",
     "describe_mllm",
@@ -32,6 +34,7 @@ __all__ = [
     "load_dit",
     "load_mllm",
     "load_vae",
+    "lora_bytes",
     "merge",
     "parameter_count",
     "set_fast_products",

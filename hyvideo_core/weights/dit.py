@@ -31,6 +31,8 @@ KINDS = {
 STORAGES = ("auto", "plain", "fp8", "fp8_tensor")
 #: What is kept packed. Embedders, refiner, norms and the head are small and sensitive, and stay plain.
 PACKED = ("double_blocks.", "single_blocks.")
+#: What the fp8 units of cards multiply, as ``TransformerFile.stored`` calls it.
+E4M3 = str(fp8.FP8).removeprefix("torch.")
 
 
 def load_dit(
@@ -83,23 +85,35 @@ def _packed(storage: str, quantise_on: torch.device | str | None, name: str, sto
     return fp8.quantized(exact, per_channel=storage == "fp8").to(device)
 
 
+def check_fast_products(found: TransformerFile, storage: str) -> None:
+    """Raise ``ValueError`` where a file loaded with this ``storage`` would hold no weights that are multiplied fast."""
+    if storage == "plain" or (storage == "auto" and E4M3 not in found.stored):
+        raise ValueError(_no_e4m3(found.stored if storage == "auto" else "unpacked when they are loaded"))
+
+
+def _no_e4m3(held: str) -> str:
+    return (
+        f"Fast fp8 products need block weights in {E4M3}, but those of this model are {held}. Choose storage fp8, "
+        "which makes them so, or another file."
+    )
+
+
 def set_fast_products(dit: DiT, fast: bool) -> None:
     """Have blocks multiply their fp8 weights by the device's fp8 units, or unpack them first (exact).
 
     Fast products quantise activations too, so they change the result. Raises ``ValueError`` where no block holds e4m3
     weights; whether the device has such units is ``ops.fp8.why_not_fast``.
     """
-    found = [
+    layers = [
         layer
         for block in (*dit.double_blocks, *dit.single_blocks)
         for name, layer in block.named_modules()
         # Modulations are one row each: nothing to win, and everything that follows depends on them.
-        if isinstance(layer, Linear) and layer.weight.dtype == fp8.FP8 and "mod" not in name
+        if isinstance(layer, Linear) and "mod" not in name
     ]
+    found = [layer for layer in layers if layer.weight.dtype == fp8.FP8]
     if fast and not found:
-        raise ValueError(
-            "Fast fp8 products need weights held in fp8, but this model holds none. Choose storage fp8, or an fp8 file."
-        )
+        raise ValueError(_no_e4m3(layers[0].stored.kind))
     for layer in found:
         layer.fast = fast
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from hyvideo_core.configs import DiTConfig
 from hyvideo_core.errors import CheckpointError
 from hyvideo_core.model.dit import DiT
 from hyvideo_core.ops import PLAIN, Linear, LowRank, Stored, fp8
-from hyvideo_core.weights.lora_file import read_lora
+from hyvideo_core.weights.lora_file import outlined, read_lora
 
 GROUPS = ("double", "single", "other")
 _ENTRY = re.compile(r"(?P<group>[a-z]+)(?:\s+(?P<first>\d+)(?:\s*-\s*(?P<last>\d+))?)?\s*:\s*(?P<strength>\S+)")
@@ -85,6 +86,24 @@ def lora_shapes(dit: DiT) -> dict[str, tuple[int, ...]]:
         elif isinstance(module, nn.Conv3d):
             shapes[name] = tuple(module.weight.shape)
     return shapes
+
+
+def lora_bytes(loras: Iterable[Lora], config: DiTConfig, dtype: torch.dtype) -> int:
+    """Bytes that LoRAs take beside a transformer that runs in ``dtype``, from their files' headers alone.
+
+    Raises ``CheckpointError`` for a file of which nothing can be applied.
+    """
+    active = [lora for lora in loras if lora.strength != 0]
+    if not active:
+        return 0
+    with torch.device("meta"):
+        shapes = lora_shapes(DiT(config))
+    return sum(
+        (term.down.numel() + term.up.numel())
+        * (torch.float32 if name.startswith(DiT.FLOAT32_PARAMETERS) else dtype).itemsize
+        for lora in active
+        for name, term in lora.weighted(outlined(lora.file, shapes), shapes).items()
+    )
 
 
 def merge(dit: DiT, loras: Iterable[Lora]) -> None:

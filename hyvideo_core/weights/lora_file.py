@@ -98,6 +98,35 @@ def parse(checkpoint: Checkpoint, shapes: Shapes) -> LoraFile:
     ``shapes``: original module name → shape [out, in, …] of its weight. Raises ``CheckpointError`` for a file that
     is no LoRA, not one of this model, of a kind other than plain low-rank, damaged, or of other shapes.
     """
+    keys, unmatched = _keys(checkpoint, shapes)
+    parts: dict[str, list[_Part]] = defaultdict(list)
+    default_alpha = _metadata_alpha(checkpoint)
+    for home, by_role in keys.items():
+        parts[home.module].append(_part(checkpoint, home, by_role, shapes[home.module], default_alpha))
+    terms = {module: _joined(parts[module], shapes[module][0]) for module in shapes if module in parts}
+    return LoraFile(terms, tuple(unmatched))
+
+
+def outlined(path: Path, shapes: Shapes) -> dict[str, LowRank]:
+    """The terms that ``read_lora`` gives, without their numbers: sizes from the file's header, on ``meta``.
+
+    Raises ``CheckpointError`` for a file of which nothing can be applied.
+    """
+    checkpoint = open_checkpoint(path)
+    ranks: dict[str, int] = defaultdict(int)
+    for home, by_role in _keys(checkpoint, shapes)[0].items():
+        ranks[home.module] += checkpoint.shapes[by_role["down"]][0]
+    return {
+        module: LowRank(
+            torch.empty(rank, math.prod(shapes[module][1:]), device="meta"),
+            torch.empty(shapes[module][0], rank, device="meta"),
+        )
+        for module, rank in ranks.items()
+    }
+
+
+def _keys(checkpoint: Checkpoint, shapes: Shapes) -> tuple[dict[Home, dict[str, str]], list[str]]:
+    """The keys of each term by role, and those without a home, from names alone."""
     _refuse_other_kinds(checkpoint)
     table = homes(shapes)
     keys: dict[Home, dict[str, str]] = defaultdict(dict)
@@ -119,23 +148,18 @@ def parse(checkpoint: Checkpoint, shapes: Shapes) -> LoraFile:
     if not keys:
         raise CheckpointError(_no_home(checkpoint))
     _refuse_flux(checkpoint, keys)
-    parts: dict[str, list[_Part]] = defaultdict(list)
-    default_alpha = _metadata_alpha(checkpoint)
-    for home, by_role in keys.items():
-        parts[home.module].append(_part(checkpoint, home, by_role, shapes[home.module], default_alpha))
-    terms = {module: _joined(parts[module], shapes[module][0]) for module in shapes if module in parts}
-    return LoraFile(terms, tuple(unmatched))
+    for by_role in keys.values():
+        if lacking := sorted({"down", "up"} - by_role.keys()):
+            raise CheckpointError(
+                f"{checkpoint.path.name} has {', '.join(by_role.values())} but not the {lacking[0]} matrix that "
+                "belongs to it. The file is incomplete; download it again."
+            )
+    return keys, unmatched
 
 
 def _part(
     checkpoint: Checkpoint, home: Home, keys: Mapping[str, str], shape: tuple[int, ...], default_alpha: float | None
 ) -> _Part:
-    lacking = sorted({"down", "up"} - keys.keys())
-    if lacking:
-        raise CheckpointError(
-            f"{checkpoint.path.name} has {', '.join(keys.values())} but not the {lacking[0]} matrix that belongs to "
-            "it. The file is incomplete; download it again."
-        )
     down, up = _matrix(checkpoint, keys["down"]), _matrix(checkpoint, keys["up"])
     columns = math.prod(shape[1:])
     rank = down.shape[0]

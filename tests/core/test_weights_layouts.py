@@ -20,7 +20,7 @@ from hyvideo_core.configs import HUNYUAN_VIDEO
 from hyvideo_core.errors import CheckpointError
 from hyvideo_core.model import DiT
 from hyvideo_core.ops import Linear, fp8
-from hyvideo_core.weights import detect_dit, inspect_dit, load_dit
+from hyvideo_core.weights import check_fast_products, detect_dit, inspect_dit, load_dit, set_fast_products
 from hyvideo_core.weights.keymaps import diffusers_to_original, host_to_original
 
 Tensors = dict[str, torch.Tensor]
@@ -337,6 +337,40 @@ def test_the_fast_product_is_close_to_the_exact_one() -> None:
     layer.fast = True
     assert 0 < rel_l2(layer(x), exact) < 0.06
     assert torch.equal(layer.rows(x, 16, 48), layer(x)[..., 16:48])
+
+
+@pytest.mark.parametrize("refused", ["float32 with a bias", "float32"])
+def test_the_fast_product_is_tried_in_the_dtype_and_with_the_bias_that_will_run(
+    refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cards give float32 only without a bias, or not at all."""
+    real = torch._scaled_mm
+
+    def card(*matrices: torch.Tensor, bias: torch.Tensor | None, out_dtype: torch.dtype, **scales: Any) -> torch.Tensor:
+        if out_dtype == torch.float32 and (bias is not None or refused == "float32"):
+            raise RuntimeError(f"Bias is not supported when out_dtype is {out_dtype}")
+        return real(*matrices, bias=bias, out_dtype=out_dtype, **scales)
+
+    monkeypatch.setattr(torch, "_scaled_mm", card)
+    device = torch.device("cpu")
+    if reason := fp8.why_not_fast(device):
+        pytest.skip(reason)
+    assert "in torch.float32 (Bias is not supported" in fp8.why_not_fast(device, torch.float32)
+
+
+def test_fast_products_of_e5m2_are_refused_by_that_name_from_the_header_and_after(tmp_path: Path) -> None:
+    weights, _ = golden("dit_weights")
+    packed = {k: v.to(torch.float8_e5m2) if "blocks" in k and v.ndim == 2 else v for k, v in weights.items()}
+    path = save(tmp_path / "e5m2.safetensors", packed)
+    found = inspect_dit(path)
+    with pytest.raises(ValueError, match=r"but those of this model are float8_e5m2\. Choose storage fp8"):
+        check_fast_products(found, "auto")
+    with pytest.raises(ValueError, match=r"but those of this model are float8_e5m2\. Choose storage fp8"):
+        set_fast_products(load_dit(path), True)
+    with pytest.raises(ValueError, match="are unpacked when"):
+        check_fast_products(found, "plain")
+    check_fast_products(found, "fp8")
+    set_fast_products(load_dit(path, storage="fp8"), True)
 
 
 # --- full-size files, by their headers alone --------------------------------------------------------------------

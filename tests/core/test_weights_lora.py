@@ -19,8 +19,8 @@ from hyvideo_core.errors import CheckpointError
 from hyvideo_core.model import DiT
 from hyvideo_core.ops import Linear, Stored, fp8
 from hyvideo_core.weights import load_dit
-from hyvideo_core.weights.files import Checkpoint
-from hyvideo_core.weights.lora import Lora, lora_shapes, merge, parse_blocks
+from hyvideo_core.weights.files import Checkpoint, SafetensorsCheckpoint
+from hyvideo_core.weights.lora import Lora, lora_bytes, lora_shapes, merge, parse_blocks
 from hyvideo_core.weights.lora_file import LoraFile, parse, read_lora
 from hyvideo_core.weights.lora_names import PREFIXES, Home, find_home, homes
 
@@ -226,6 +226,37 @@ def test_factors_stored_in_fp8_are_read() -> None:
     tensors = {key: tensor.to(torch.float8_e4m3fn) for key, tensor in pair().items()}
     down = tensors[f"transformer.{LAYER}.lora_A.weight"].float()
     assert torch.equal(read(tensors).terms[LAYER].down.float(), down)
+
+
+# --- what the terms take ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("blocks", ["", "double: 0"])
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_bytes_of_the_terms_are_known_from_the_header(
+    path: Path, blocks: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dit = golden_dit()
+    lora = Lora(path, 0.5, blocks)
+    terms = lora.weighted(read_lora(path, lora_shapes(dit)).terms, lora_shapes(dit))
+    expected = 0
+    for name, term in terms.items():
+        held = term.to("cpu", torch.float32 if name.startswith(DiT.FLOAT32_PARAMETERS) else dtype)
+        expected += held.down.nbytes + held.up.nbytes
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a tensor was read")
+
+    monkeypatch.setattr(SafetensorsCheckpoint, "__getitem__", refuse)
+    assert lora_bytes([lora], dit.config, dtype) == expected > 0
+    assert lora_bytes([lora, lora, Lora(path, 0.0)], dit.config, dtype) == 2 * expected
+
+
+def test_a_file_that_does_not_fit_is_told_from_its_header(tmp_path: Path) -> None:
+    path = save(tmp_path / "half.safetensors", {k: v for k, v in pair().items() if "lora_A" in k})
+    with pytest.raises(CheckpointError, match="not the up matrix"):
+        lora_bytes([Lora(path)], TINY, torch.bfloat16)
 
 
 # --- what has no home ---------------------------------------------------------------------------------------
