@@ -117,8 +117,8 @@ class Decoder(StagedBlock):
 class VAE(nn.Module):
     """Encoder and decoder, whole or tiled. Latents are unscaled here; ``scaling_factor`` is for the caller.
 
-    Holds no state but its weights: an interrupted call leaves nothing behind. Inputs are moved to the device
-    and dtype of the weights.
+    Holds no state but its weights: an interrupted call leaves nothing behind. Inputs stay where they
+    are; what one tile reads of them is moved to the device and dtype of the weights as that tile is computed.
     """
 
     def __init__(self, config: VAEConfig) -> None:
@@ -146,10 +146,10 @@ class VAE(nn.Module):
         ``tiling`` None encodes the whole at once. ``on_progress(done, total)`` is called after each stage
         of each tile and may raise. Raises ``GeometryError`` for another shape.
         """
-        video = self._accept(video, "video", self.config.in_channels)
+        _check(video, "video", self.config.in_channels)
         plan = plan_encode(_extent(video), tiling or UNTILED)
         stages: tuple[Stage, ...] = (*self.encoder.stages(), partial(pointwise_conv, self.quant_conv))
-        return Posterior(_assembled(_run(stages, video, plan, on_progress), plan.shape[0]))
+        return Posterior(_assembled(self._run(stages, video, plan, on_progress), plan.shape[0]))
 
     @torch.no_grad()
     def decode(self, latent: Tensor, tiling: Tiling | None = None, on_progress: Progress | None = None) -> Tensor:
@@ -167,35 +167,37 @@ class VAE(nn.Module):
         Arguments as in ``encode``; ``GeometryError`` is raised at once. While one part is computed nothing of the
         earlier ones is held but the frames it fades with: let go of a part before asking for the next.
         """
-        latent = self._accept(latent, "latent", self.config.latent_channels)
+        _check(latent, "latent", self.config.latent_channels)
         plan = plan_decode(_extent(latent), tiling or UNTILED)
         stages: tuple[Stage, ...] = (partial(pointwise_conv, self.post_quant_conv), *self.decoder.stages())
-        return _run(stages, latent, plan, on_progress)
+        return self._run(stages, latent, plan, on_progress)
 
-    def _accept(self, x: Tensor, name: str, channels: int) -> Tensor:
-        if x.ndim != 5 or x.shape[1] != channels or 0 in x.shape:
-            raise GeometryError(
-                f"{name} has the shape {tuple(x.shape)}, but must be [batch, {channels}, frames, height, "
-                "width] with nothing empty. Put the axes into that order."
-            )
-        return x.to(self.quant_conv.weight)
+    def _run(
+        self, stages: tuple[Stage, ...], x: Tensor, plan: TilePlan, on_progress: Progress | None
+    ) -> Iterator[Tensor]:
+        """All stages over every tile; progress is counted in stages, so a stop takes effect soon."""
+        finished = count(1)
+
+        # Not around the generator: torch would hold each part until the next one is there.
+        @torch.no_grad()
+        def network(tile: Tensor) -> Tensor:
+            # Never the whole input: a long video alone would fill the device.
+            clip = [tile.to(self.quant_conv.weight)]
+            for stage in stages:
+                clip = stage(clip)
+                if on_progress:
+                    on_progress(next(finished), plan.tiles * len(stages))
+            return joined(clip)
+
+        yield from run_tiled(network, x, plan)
 
 
-def _run(stages: tuple[Stage, ...], x: Tensor, plan: TilePlan, on_progress: Progress | None) -> Iterator[Tensor]:
-    """All stages over every tile; progress is counted in stages, so a stop takes effect soon."""
-    finished = count(1)
-
-    # Not around the generator: torch would hold each part until the next one is there.
-    @torch.no_grad()
-    def network(tile: Tensor) -> Tensor:
-        clip = [tile]
-        for stage in stages:
-            clip = stage(clip)
-            if on_progress:
-                on_progress(next(finished), plan.tiles * len(stages))
-        return joined(clip)
-
-    yield from run_tiled(network, x, plan)
+def _check(x: Tensor, name: str, channels: int) -> None:
+    if x.ndim != 5 or x.shape[1] != channels or 0 in x.shape:
+        raise GeometryError(
+            f"{name} has the shape {tuple(x.shape)}, but must be [batch, {channels}, frames, height, "
+            "width] with nothing empty. Put the axes into that order."
+        )
 
 
 def _assembled(parts: Iterator[Tensor], frames: int) -> Tensor:

@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import nn
 
+from hyvideo_core.vae.convolution import convolved
 from hyvideo_core.vae.streaming import Affine, Clip, Windows, causal_conv, cut, joined, norm_silu, upsampling_conv
 
 #: One step of a network, from activation to activation; uses up what it gets.
@@ -60,14 +61,14 @@ class ResnetBlock(nn.Module):
         windows = Windows(x, self.conv1.causal, norm_silu(x, self.norm1))
         while x:
             window, piece = windows.last(), x.pop()
-            backwards.append(piece if self.conv_shortcut is None else self.conv_shortcut.conv(piece))
+            backwards.append(piece if self.conv_shortcut is None else convolved(self.conv_shortcut.conv, piece))
             del piece
-            hidden.append(self.conv1.conv(window))
+            hidden.append(convolved(self.conv1.conv, window))
             del window
         hidden.reverse()
         windows = Windows(hidden, self.conv2.causal, norm_silu(hidden, self.norm2))
         for piece in backwards:
-            piece += self.conv2.conv(windows.last())
+            piece += convolved(self.conv2.conv, windows.last())
             hidden.pop()
         return backwards[::-1]
 

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hyvideo_core.vae.convolution import conv3d, convolved
+
 #: Consecutive pieces [B, C, t, H, W] of one activation, in order.
 Clip = list[Tensor]
 #: Writes what the network should see for some frames of the input into a window of the same shape.
@@ -168,14 +170,14 @@ def causal_conv(conv: nn.Conv3d, clip: Clip, fill: Fill = copy_frames) -> Clip:
         window = windows.last()[:, :, skipped:]
         clip.pop()
         if has_output:
-            out.append(conv(window))
+            out.append(convolved(conv, window))
         del window
     return out[::-1]
 
 
 def pointwise_conv(conv: nn.Conv3d, clip: Clip) -> Clip:
     """1×1×1 convolution; empties ``clip``."""
-    return [conv(clip.pop()) for _ in range(len(clip))][::-1]
+    return [convolved(conv, clip.pop()) for _ in range(len(clip))][::-1]
 
 
 def upsampling_conv(conv: nn.Conv3d, clip: Clip, time_factor: int) -> Clip:
@@ -190,7 +192,7 @@ def upsampling_conv(conv: nn.Conv3d, clip: Clip, time_factor: int) -> Clip:
     windows = Windows(clip, weight.shape[2] - 1, copy_frames)
     out = []
     while clip:
-        phases = F.conv3d(windows.last(), weight, bias)
+        phases = conv3d(windows.last(), weight, bias)
         clip.pop()
         # The first frame has no earlier twin.
         out.append(interleaved(phases, time_factor, left_out=0 if clip else time_factor - 1))

@@ -47,6 +47,18 @@ def test_the_full_size_vae_takes_no_more_than_predicted(what: str) -> None:
     assert traced_peak_bytes(work) <= vae_activation_bytes((2, 6, 6), None, None, 2)
 
 
+@pytest.mark.parametrize("frames", [9, 65, 129])
+def test_encoding_in_tiles_takes_no_more_than_predicted_however_long_the_video(
+    frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "WINDOW_BYTES", 2**18)
+    config = VAEConfig(block_out_channels=(8, 8, 16, 16), norm_groups=4)
+    vae = VAE(config).bfloat16().eval().requires_grad_(False)
+    video, tiling = torch.randn(1, 3, frames, 32, 48), Tiling(32, 16, 0.25)
+    predicted = vae_activation_bytes((frames // 4 + 1, 4, 6), tiling.tile_size_px, tiling.tile_frames, 2, config)
+    assert traced_peak_bytes(lambda: vae.encode(video, tiling)) <= predicted
+
+
 def test_tiles_are_the_originals_where_they_fit_and_then_shrink_in_time_first() -> None:
     config, latent = HUNYUAN_VIDEO_VAE, (33, 90, 160)
     needs = [vae_activation_bytes(latent, t.tile_size_px, t.tile_frames, 2, config) for t in tilings(config)]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from golden_data import GOLDEN, assert_close, rel_l2
 from hyvideo_core.errors import GeometryError
@@ -88,6 +91,40 @@ def test_inputs_are_never_changed(vae: VAE) -> None:
     vae.decode(latent, Tiling(8, 4, 0.0))
     assert torch.equal(video, before[0])
     assert torch.equal(latent, before[1])
+
+
+class ShapesMade(TorchDispatchMode):
+    """Notes the shape of every tensor of a dtype that any operation gives."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.shapes: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        found = out if isinstance(out, tuple | list) else [out]
+        self.shapes |= {tuple(x.shape) for x in found if isinstance(x, torch.Tensor) and x.dtype == self.dtype}
+        return out
+
+
+@pytest.mark.parametrize(("what", "shape"), [("encode", (1, 3, 65, 16, 32)), ("decode", (1, 16, 17, 2, 4))])
+def test_tiles_are_moved_one_by_one_and_the_whole_input_never(what: str, shape: tuple[int, ...]) -> None:
+    half = load_vae(GOLDEN / "vae_weights.safetensors", dtype=torch.bfloat16)
+    for tiling, moved_whole in ((None, True), (Tiling(16, 32, 0.25), False), (Tiling(64, 32, 0.25), False)):
+        with ShapesMade(torch.bfloat16) as made:
+            getattr(half, what)(noise(*shape), tiling)
+        assert (shape in made.shapes) == moved_whole
+
+
+@pytest.mark.parametrize("tiling", [None, SMALL_TILES])
+def test_a_tile_of_an_input_is_the_one_of_the_converted_input_bit_by_bit(tiling: Tiling | None) -> None:
+    half = load_vae(GOLDEN / "vae_weights.safetensors", dtype=torch.bfloat16)
+    latent, video = noise(1, 16, 6, 3, 5), noise(21, 40, 24, 3).permute(3, 0, 1, 2)[None]
+    assert torch.equal(half.decode(latent, tiling), half.decode(latent.bfloat16(), tiling))
+    assert torch.equal(half.encode(video, tiling).moments, half.encode(video.bfloat16(), tiling).moments)
 
 
 def test_windows_of_any_size_give_the_same_video(vae: VAE, monkeypatch: pytest.MonkeyPatch) -> None:
