@@ -15,7 +15,15 @@ from hyvideo_core.errors import HyVideoError
 from hyvideo_core.model import DiT
 from hyvideo_core.ops import fp8
 from hyvideo_core.sampling_plan import SamplingPlan, plan_sampling, weights_of
-from hyvideo_core.weights import KINDS, inspect_dit, load_dit, merge, set_fast_products
+from hyvideo_core.weights import (
+    KINDS,
+    check_fast_products,
+    inspect_dit,
+    load_dit,
+    lora_bytes,
+    merge,
+    set_fast_products,
+)
 from hyvideo_core.weights.lora import lora_shapes
 from hyvideo_core.weights.lora_file import read_lora
 
@@ -31,16 +39,21 @@ SUPPORTED = next(iter(KINDS))
 def checked_config(handle: ModelHandle) -> DiTConfig:
     """The configuration of the handle's transformer, once all it asks for is known to work: nothing is loaded for this.
 
-    Raises ``HyVideoError`` or ``ValueError`` for kinds that cannot be sampled yet, kernels that fail here, LoRAs that
-    do not fit.
+    Raises ``HyVideoError`` or ``ValueError`` for kinds that cannot be sampled yet, kernels and fast fp8 products that
+    fail here, LoRAs that do not fit.
     """
     if handle.kind != SUPPORTED:
         raise HyVideoError(
             f"{handle.file.path.name} is a transformer for {handle.kind}, but HyVideo Sampler makes videos from text "
             "only so far. Choose a text-to-video checkpoint such as hunyuan_video_t2v_720p_bf16.safetensors."
         )
-    config = inspect_dit(handle.file.path).config
-    resolve(handle.attention, host.transformer_device(), _dtype(handle), config.head_dim)
+    found = inspect_dit(handle.file.path)
+    config, device = found.config, host.transformer_device()
+    resolve(handle.attention, device, _dtype(handle), config.head_dim)
+    if handle.fp8_products == "fast":
+        check_fast_products(found, handle.storage)
+        if reason := fp8.why_not_fast(device, _dtype(handle)):
+            raise HyVideoError(f"fp8_products is fast, but {reason}. Choose auto or exact in HyVideo Load Model.")
     loras = [lora for lora in (*handle.loras, *handle.merged) if lora.strength != 0]
     if loras:
         with torch.device("meta"):
@@ -61,6 +74,8 @@ def plan(handle: ModelHandle, latent_shape: tuple[int, ...], free_bytes: int) ->
         dtype.itemsize,
         free_bytes,
         resident_blocks=handle.resident_blocks,
+        attention=handle.attention,
+        lora_bytes=lora_bytes(handle.loras, found.config, dtype),
     )
 
 
@@ -97,10 +112,7 @@ def following(hosted: host.HostedBlocks, plan: SamplingPlan, handle: ModelHandle
     dit = hosted.module
     assert isinstance(dit, DiT)
     dit.attention, dit.compile_blocks, dit.head_groups = handle.attention, handle.compile_blocks, plan.head_groups
-    fast = handle.fp8_products == "fast"
-    if fast and (reason := fp8.why_not_fast(dit.device)):
-        raise HyVideoError(f"fp8_products is fast, but {reason}. Choose auto or exact in HyVideo Load Model.")
-    set_fast_products(dit, fast)
+    set_fast_products(dit, handle.fp8_products == "fast")
     return dit
 
 
