@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
@@ -22,6 +23,8 @@ from . import host
 from .adapt import host_latent, images_to_video, latent_samples
 from .handles import CATEGORY, HyvVAE, VAEHandle
 from .video import Place, metadata_of, saved_output, saving_inputs
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -208,28 +211,52 @@ def _with_tiles(
     if choice is None:  # the host passes nothing for a choice it does not know
         raise GeometryError("tiling is missing or unknown, but must be auto, tiled or whole. Choose one of them.")
     if choice["tiling"] == "whole":
-        return work(_vae(handle, latent_shape, None), None)
+        return _with_peak(_vae(handle, latent_shape, None), latent_shape, work, None)
     if choice["tiling"] == "tiled":
         tiling = Tiling(choice["tile_size"], choice["tile_frames"], choice["overlap"])
-        return work(_vae(handle, latent_shape, tiling), tiling)
+        return _with_peak(_vae(handle, latent_shape, tiling), latent_shape, work, tiling)
     # The host makes room for the original's tiles if it can; what then is free decides.
     module = _vae(handle, latent_shape, Tiling.original(HUNYUAN_VIDEO_VAE))
     weight = module.quant_conv.weight
     tiling = choose_tiling(module.config, latent_shape, weight.dtype.itemsize, host.free_bytes(weight.device))
-    return with_smaller_tiles(partial(work, module), module.config, tiling, host.empty_cache)
+    planned = partial(_with_peak, module, latent_shape, work)
+    return with_smaller_tiles(planned, module.config, tiling, host.empty_cache)
+
+
+def _with_peak(
+    module: VAE,
+    latent_shape: tuple[int, int, int],
+    work: Callable[[VAE, Tiling | None], Result],
+    tiling: Tiling | None,
+) -> Result:
+    """``work`` with its predicted peak in the log before, and the measured one after, where the device counts it."""
+    device, dtype = module.quant_conv.weight.device, module.quant_conv.weight.dtype
+    weights = sum(weight.numel() * weight.element_size() for weight in module.parameters())
+    predicted = weights + vae_activation_bytes(latent_shape, *_tile(tiling), dtype.itemsize, module.config)
+    logger.info("VAE: predicted peak %.2f GB", predicted / 1e9)
+    foreign = host.watch_peak(device) - weights
+    result = work(module, tiling)
+    peak = host.peak_bytes(device)
+    if peak is not None:
+        logger.info("VAE: measured peak %.2f GB, predicted %.2f GB", (peak - foreign) / 1e9, predicted / 1e9)
+    return result
+
+
+def _tile(tiling: Tiling | None) -> tuple[int | None, int | None]:
+    """Pixels of a side and frames of a tile; None for what is not tiled."""
+    return (None, None) if tiling is None else (tiling.tile_size_px, tiling.tile_frames)
 
 
 def _vae(handle: VAEHandle, latent_shape: tuple[int, int, int], tiling: Tiling | None) -> VAE:
     device = host.vae_device()
     dtype = host.dtype_of(handle.dtype, device, on_gpu="float16", on_cpu="float32")
-    tile = (None, None) if tiling is None else (tiling.tile_size_px, tiling.tile_frames)
     module = host.loaded(
         "vae",
         handle,
         partial(_read, handle, dtype),
         device=device,
         size_bytes=parameter_count(handle.file.path) * dtype.itemsize,
-        activation_bytes=vae_activation_bytes(latent_shape, *tile, dtype.itemsize),
+        activation_bytes=vae_activation_bytes(latent_shape, *_tile(tiling), dtype.itemsize),
     )
     assert isinstance(module, VAE)
     return module
