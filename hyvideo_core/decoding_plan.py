@@ -97,7 +97,8 @@ def choose_tiling(config: VAEConfig, latent_shape: tuple[int, int, int], dtype_b
             return tiling
     raise GeometryError(
         f"The VAE needs {need / 1e9:.1f} GB for its smallest tiles ({tiling.tile_size_px} px, {tiling.tile_frames} "
-        f"frames), but {free_bytes / 1e9:.1f} GB are free. Free memory on the device, or choose a smaller size."
+        f"frames), but {max(0, free_bytes) / 1e9:.1f} GB are free for them. Free memory on the "
+        "device, or choose a smaller size."
     )
 
 

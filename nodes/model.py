@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
+import torch
 from comfy_api.latest import io, ui
 
 from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
 from hyvideo_core.decoding_plan import choose_tiling, vae_activation_bytes
 from hyvideo_core.errors import HyVideoError
+from hyvideo_core.vae import VAE
 from hyvideo_core.weights import Lora
 
 from . import host, transformer
@@ -160,11 +162,15 @@ class HyvPlan(io.ComfyNode):
     def execute(cls, model: ModelHandle, latent: dict[str, Any], memory_gb: float) -> io.NodeOutput:
         free = int(memory_gb * 1e9) or host.available_bytes(host.transformer_device())
         shape = tuple(latent_samples(latent, "latent").shape)
-        decoding = choose_tiling(HUNYUAN_VIDEO_VAE, shape[2:], VAE_DTYPE_BYTES, free)
-        peak = vae_activation_bytes(shape[2:], decoding.tile_size_px, decoding.tile_frames, VAE_DTYPE_BYTES)
+        sampling = transformer.plan(model, shape, free)
+        with torch.device("meta"):
+            vae = VAE(HUNYUAN_VIDEO_VAE)
+        weights = sum(parameter.numel() for parameter in vae.parameters()) * VAE_DTYPE_BYTES
+        tiling = choose_tiling(HUNYUAN_VIDEO_VAE, shape[2:], VAE_DTYPE_BYTES, free - weights)
+        peak = vae_activation_bytes(shape[2:], tiling.tile_size_px, tiling.tile_frames, VAE_DTYPE_BYTES)
         text = (
-            f"{transformer.plan(model, shape, free).describe()}\n"
-            f"VAE: tiles of {decoding.tile_size_px} px and {decoding.tile_frames} frames, {peak / 1e9:.2f} GB beside "
-            "its weights"
+            f"{sampling.describe()}\n"
+            f"VAE: tiles of {tiling.tile_size_px} px and {tiling.tile_frames} frames, predicted peak "
+            f"{(weights + peak) / 1e9:.2f} GB: weights {weights / 1e9:.2f}, activations {peak / 1e9:.2f}"
         )
         return io.NodeOutput(text, ui=ui.PreviewText(text))

@@ -202,6 +202,10 @@ def plan_job(**inputs):
     return job | {"plan": jobs.node("HyvPlan", model=["model", 0], latent=["size", 0], **inputs)}
 
 
+def peak_gb(line: str) -> float:
+    return float(line.split("predicted peak ")[1].split(" GB")[0])
+
+
 def test_the_plan_is_told_without_reading_weights(studio):
     words = "reading the weights of HyVideo transformer"
     studio.release()
@@ -210,6 +214,30 @@ def test_the_plan_is_told_without_reading_weights(studio):
     assert "all 6 blocks on the device" in text
     assert "of 24.00 GB free" in text
     assert studio.server.log.read_text("utf-8", "replace").count(words) == before
+
+
+def test_the_plan_counts_the_loras_the_kernel_and_the_vaes_weights(studio, place, lora):
+    job = plan_job(memory_gb=24.0)
+    (plain,) = studio.run(job)["plan"]["text"]
+    job["lora"] = jobs.node("HyvLora", model=["model", 0], lora="visible.safetensors", strength=1.0)
+    job["plan"]["inputs"]["model"] = ["lora", 0]
+    (changed,) = studio.run(job)["plan"]["text"]
+    assert "LoRAs 0.00" in changed
+    assert "LoRAs" not in plain
+    del job["lora"]
+    job["plan"]["inputs"]["model"] = ["model", 0]
+    job["model"]["inputs"]["attention"] = "chunked"
+    (changed,) = studio.run(job)["plan"]["text"]
+    assert peak_gb(changed.splitlines()[1]) > peak_gb(plain.splitlines()[1]) + 0.19
+    # The full model's VAE in float16: 246 M numbers.
+    assert "weights 0.49, activations" in plain
+    assert peak_gb(plain.splitlines()[2]) >= 0.49
+
+
+def test_the_vaes_tiles_are_planned_beside_its_weights(studio):
+    message = studio.failure(plan_job(memory_gb=0.5))
+    assert "The VAE needs" in message
+    assert "0.0 GB are free for them" in message
 
 
 def test_a_plan_for_too_little_memory_says_what_is_needed(studio):
