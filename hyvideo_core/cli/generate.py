@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,11 @@ from tqdm import tqdm
 from hyvideo_core.cli import naming
 from hyvideo_core.cli.arguments import NEGATIVE_PROMPT, Arguments
 from hyvideo_core.cli.machine import Machine, available_bytes
-from hyvideo_core.cli.planning import DIT_DTYPE, Job, planned
+from hyvideo_core.cli.planning import DIT_DTYPE, TEXT_ACTIVATION_BYTES, Job, planned
 from hyvideo_core.decoding_plan import with_smaller_tiles
 from hyvideo_core.errors import PromptError
 from hyvideo_core.extensions import BlockSwap, Loras
-from hyvideo_core.memory import Placement
+from hyvideo_core.memory import Placement, streamed, transfers_for
 from hyvideo_core.sample import flow_sigmas, sample
 from hyvideo_core.sample.run import check_run
 from hyvideo_core.sampling_plan import SamplingPlan, retrying
@@ -57,23 +57,38 @@ def generate(arguments: Arguments) -> Iterator[Path]:
 
 def _encoded(job: Job) -> tuple[Conditioning, Conditioning | None]:
     """The prompt, and above cfg 1 the negative prompt."""
-    arguments, dtype, device = job.arguments, job.text_dtype, job.text_device
+    arguments = job.arguments
     template = VIDEO if arguments.video_length > 1 else IMAGE
+    with _encoders(job) as encoders:
+
+        def encode(name: str, text: str) -> Conditioning:
+            try:
+                return encoders.encode([text], template).to("cpu")
+            except PromptError as error:
+                raise PromptError(f"argument {name}: {error}") from error
+
+        positive = encode("--prompt", arguments.prompt)
+        if arguments.cfg_scale == 1:
+            return positive, None
+        return positive, encode("--neg-prompt", arguments.neg_prompt or NEGATIVE_PROMPT)
+
+
+@contextmanager
+def _encoders(job: Job) -> Iterator[TextEncoders]:
+    """Both text encoders where they run, the language model's layers streaming there if that is the plan."""
+    arguments, dtype, device = job.arguments, job.text_dtype, job.text_device
+    read_to = torch.device("cpu") if job.text_streams else device
     encoders = TextEncoders(
-        load_mllm(arguments.text_encoder, tokenizer=job.llm_tokenizer, dtype=dtype, device=device),
-        load_clip(arguments.clip, tokenizer=job.clip_tokenizer, dtype=dtype, device=device),
+        load_mllm(arguments.text_encoder, tokenizer=job.llm_tokenizer, dtype=dtype, device=read_to),
+        load_clip(arguments.clip, tokenizer=job.clip_tokenizer, dtype=dtype, device=read_to),
     )
-
-    def encode(name: str, text: str) -> Conditioning:
-        try:
-            return encoders.encode([text], template).to("cpu")
-        except PromptError as error:
-            raise PromptError(f"argument {name}: {error}") from error
-
-    positive = encode("--prompt", arguments.prompt)
-    if arguments.cfg_scale == 1:
-        return positive, None
-    return positive, encode("--neg-prompt", arguments.neg_prompt or NEGATIVE_PROMPT)
+    with ExitStack() as stack:
+        if job.text_streams:
+            placement = Placement(encoders, list(encoders.get_submodule("mllm.llama.layers").children()), device)
+            stack.callback(placement.release)
+            placement.put(placement.fitting(job.machine.free_bytes() - TEXT_ACTIVATION_BYTES))
+            stack.enter_context(streamed(placement.waiting(), device, transfers_for(device)))
+        yield encoders
 
 
 def _sampled(job: Job, positive: Conditioning, negative: Conditioning | None) -> list[torch.Tensor]:
@@ -98,10 +113,10 @@ class _Sampler:
 
     def __init__(self, job: Job, positive: Conditioning, negative: Conditioning | None, stack: ExitStack) -> None:
         arguments = job.arguments
-        self.plan = job.sampling
+        self.plan, self._machine = job.sampling, job.machine
         self._positive, self._negative, self._guidance = positive, negative, arguments.guidance
         self._sigmas = flow_sigmas(arguments.infer_steps, arguments.flow_shift, arguments.flow_reverse)
-        self._dit = load_dit(arguments.dit, dtype=DIT_DTYPE, storage=job.storage)
+        self._dit = load_dit(arguments.dit, dtype=DIT_DTYPE, storage=job.storage, quantise_on=job.machine.device)
         self._dit.attention = arguments.attention
         self._placement: Placement | None = None
         # On a CPU weights are where they are computed with, unless they are asked to stream.
@@ -116,10 +131,14 @@ class _Sampler:
         return retrying(self.plan, partial(self._attempt, x, title), logger.warning)
 
     def _attempt(self, x: torch.Tensor, title: str, plan: SamplingPlan) -> torch.Tensor:
+        is_lower = plan is not self.plan
         self.plan, self._dit.head_groups = plan, plan.head_groups
         if self._placement is not None:
             self._placement.put(plan.resident_blocks)
             self._placement.lock(int(available_bytes() * LOCKED_SHARE))
+        if is_lower:
+            # Of what was too much for the device nothing is told.
+            self._machine.watch_peak()
         run = sample(
             self._dit,
             x,
@@ -146,16 +165,23 @@ def _noise(job: Job, seed: int) -> torch.Tensor:
 
 def _decoded(job: Job, latents: list[torch.Tensor]) -> Iterator[Path]:
     """The files of the latents, one after the other."""
-    vae = load_vae(job.arguments.vae, dtype=job.vae_dtype, device=job.machine.device)
-    job.machine.watch_peak()
+    machine, tiling = job.machine, job.tiling
+    vae = load_vae(job.arguments.vae, dtype=job.vae_dtype, device=machine.device)
+    machine.watch_peak()
+
+    def make_room() -> None:
+        machine.release()
+        machine.watch_peak()
+
     for seed, latent in zip(job.arguments.seeds, latents, strict=True):
-        write = partial(_written, job, vae, latent, seed)
-        yield with_smaller_tiles(write, job.vae, job.tiling, job.machine.release)
-    logger.info("decoding: %s, predicted %.2f GB", job.machine.measured_peak(), job.decoding_bytes / 1e9)
+        # What was too large for one video is not tried again for the next.
+        path, tiling = with_smaller_tiles(partial(_written, job, vae, latent, seed), job.vae, tiling, make_room)
+        yield path
+    logger.info("decoding: %s, predicted %.2f GB", machine.measured_peak(), job.decoding_bytes(tiling) / 1e9)
 
 
-def _written(job: Job, vae: VAE, latent: torch.Tensor, seed: int, tiling: Tiling) -> Path:
-    """The path of the video, decoded straight into its file."""
+def _written(job: Job, vae: VAE, latent: torch.Tensor, seed: int, tiling: Tiling) -> tuple[Path, Tiling]:
+    """The path of the video, decoded straight into its file, and the tiles it was decoded in."""
     with tqdm(desc=f"decoding, seed {seed}", unit="part") as bar:
 
         def progress(done: int, total: int) -> None:
@@ -164,4 +190,4 @@ def _written(job: Job, vae: VAE, latent: torch.Tensor, seed: int, tiling: Tiling
 
         frames = map(frame, decoded_images(vae, latent, tiling, progress))
         paths = naming.paths(job.arguments.save_path, datetime.now(), seed, job.arguments.prompt)
-        return write_first_free(frames, paths, fps=FPS)
+        return write_first_free(frames, paths, fps=FPS), tiling

@@ -24,6 +24,7 @@ from hyvideo_core.weights import (
     inspect_dit,
     kind_of,
     load_vae,
+    lora_bytes,
     parameter_count,
     size_on_disk_bytes,
 )
@@ -32,6 +33,9 @@ from hyvideo_core.weights import (
 DIT_DTYPE = torch.bfloat16
 #: What encoding a prompt takes beside the weights of the text encoders.
 TEXT_ACTIVATION_BYTES = 1 << 30
+#: Of the text encoders in float16, what is on the card while the language model streams: its embedding of 128,320
+#: tokens, two of its layers, and CLIP-L.
+STREAMED_TEXT_BYTES = 2 * (128_320 * 4096 + 2 * 218_112_000 + 123_060_480)
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,10 @@ class Job:
     sampling: SamplingPlan
     vae: VAEConfig
     vae_dtype: torch.dtype
+    vae_bytes: int
     tiling: Tiling
-    decoding_bytes: int
     text_device: torch.device
+    text_streams: bool
     llm_tokenizer: Path
     clip_tokenizer: Path
 
@@ -55,6 +60,12 @@ class Job:
     def text_dtype(self) -> torch.dtype:
         """What the text encoders compute in."""
         return torch.bfloat16 if self.text_device.type == "cpu" else torch.float16
+
+    def decoding_bytes(self, tiling: Tiling) -> int:
+        """Peak of decoding in such tiles, the VAE's weights included."""
+        latent, itemsize = self.arguments.geometry.latent_shape, self.vae_dtype.itemsize
+        tile = (tiling.tile_size_px, tiling.tile_frames)
+        return self.vae_bytes + vae_activation_bytes(latent, *tile, itemsize, self.vae)
 
     def describe(self) -> Iterator[str]:
         """Lines for a person."""
@@ -71,10 +82,11 @@ class Job:
         yield from (f"plan of sampling: {line}" for line in self.sampling.describe().splitlines())
         yield (
             f"plan of decoding: tiles of {self.tiling.tile_size_px} px and {self.tiling.tile_frames} frames, predicted "
-            f"peak {self.decoding_bytes / 1e9:.2f} GB"
+            f"peak {self.decoding_bytes(self.tiling) / 1e9:.2f} GB"
         )
         yield f"text encoders: {describe_mllm(arguments.text_encoder)}; {describe_clip(arguments.clip)}"
-        yield f"text encoders: on {self.text_device}"
+        streams = ", layers of the language model that do not fit stream to it" if self.text_streams else ""
+        yield f"text encoders: on {self.text_device}{streams}"
 
 
 def planned(arguments: Arguments, machine: Machine) -> Job:
@@ -96,13 +108,14 @@ def planned(arguments: Arguments, machine: Machine) -> Job:
         DIT_DTYPE.itemsize,
         free,
         resident_blocks=0 if arguments.use_cpu_offload else None,
+        attention=arguments.attention,
+        lora_bytes=lora_bytes(arguments.lora, found.config, DIT_DTYPE),
     )
     # On no device, so that its whole file is checked and nothing is read.
     vae = load_vae(arguments.vae, device="meta")
     dtype = torch.float16 if machine.on_gpu else torch.float32
     weights = sum(parameter.numel() for parameter in vae.parameters()) * dtype.itemsize
-    tiling = choose_tiling(vae.config, latent, dtype.itemsize, free - weights)
-    activations = vae_activation_bytes(latent, tiling.tile_size_px, tiling.tile_frames, dtype.itemsize, vae.config)
+    text_device, text_streams = _text_placement(arguments, machine, free)
     return Job(
         arguments=arguments,
         machine=machine,
@@ -111,19 +124,25 @@ def planned(arguments: Arguments, machine: Machine) -> Job:
         sampling=sampling,
         vae=vae.config,
         vae_dtype=dtype,
-        tiling=tiling,
-        decoding_bytes=weights + activations,
-        text_device=_text_device(arguments, machine, free),
+        vae_bytes=weights,
+        tiling=choose_tiling(vae.config, latent, dtype.itemsize, free - weights),
+        text_device=text_device,
+        text_streams=text_streams,
         llm_tokenizer=tokenizers.find(tokenizers.LLM, arguments.llm_tokenizer, arguments.text_encoder),
         clip_tokenizer=tokenizers.find(tokenizers.CLIP, arguments.clip_tokenizer, arguments.clip),
     )
 
 
-def _text_device(arguments: Arguments, machine: Machine, free_bytes: int) -> torch.device:
-    """The card where both text encoders fit it, as they run in float16 or are packed in their files."""
-    needed = TEXT_ACTIVATION_BYTES + sum(
+def _text_placement(arguments: Arguments, machine: Machine, free_bytes: int) -> tuple[torch.device, bool]:
+    """Where the text encoders run, and whether the language model streams there.
+
+    The card if both fit it, as they run in float16 or are packed in their files, or if the language model may stream.
+    """
+    whole = sum(
         min(parameter_count(path) * torch.float16.itemsize, size_on_disk_bytes(path))
         for path in (arguments.text_encoder, arguments.clip)
     )
-    fits = machine.on_gpu and not arguments.use_cpu_offload and needed <= free_bytes
-    return machine.device if fits else torch.device("cpu")
+    room = free_bytes - TEXT_ACTIVATION_BYTES
+    if not machine.on_gpu or arguments.use_cpu_offload or min(whole, STREAMED_TEXT_BYTES) > room:
+        return torch.device("cpu"), False
+    return machine.device, whole > room
