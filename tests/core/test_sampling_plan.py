@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from measure import traced_peak_bytes
 
+from hyvideo_core import sampling_plan
 from hyvideo_core.attention import registry
 from hyvideo_core.attention.registry import KERNELS, PLAIN, Kernel
 from hyvideo_core.configs import HUNYUAN_VIDEO, DiTConfig
@@ -61,21 +62,25 @@ def test_the_predicted_peak_is_the_traced_one_and_a_little_more(latent: tuple[in
 
 
 def traced_and_predicted(kernel: str, latent: tuple[int, ...], groups: int, lengths: tuple[int, ...]) -> list[float]:
-    """The peaks beside the weights of a model whose prompts have these lengths."""
+    """The peaks beside the weights of a model whose prompts have these lengths, with chunks so small, as beside long
+    videos, that attention takes most.
+    """
     config = DiTConfig(hidden_size=512, heads=4, double_blocks=1, single_blocks=1, text_dim=64, pooled_dim=32)
-    dit = DiT(config, attention=kernel, head_groups=groups).eval().requires_grad_(False)
+    dit = DiT(config, attention=kernel, head_groups=groups, chunk_tokens=64).eval().requires_grad_(False)
     batch = latent[0]
     mask = torch.stack([(torch.arange(256) < length).long() for length in lengths])
     text, pooled = torch.randn(batch, 256, 64), torch.randn(batch, 32)
     inputs = (torch.randn(latent), torch.full((batch,), 500.0), text, mask, pooled, torch.full((batch,), 6000.0))
-    predicted = activation_bytes(config, latent, 4, groups, attention=kernel) - WORKSPACE_BYTES
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling_plan, "CHUNK_TOKENS", 64)
+        predicted = activation_bytes(config, latent, 4, groups, attention=kernel) - WORKSPACE_BYTES
     return [traced_peak_bytes(lambda: dit(*inputs)), predicted]
 
 
-@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("batch", [2, 3])
 def test_prompts_of_different_lengths_take_no_more_than_predicted(batch: int, groups: int) -> None:
-    traced, predicted = traced_and_predicted("sdpa", (batch, 16, 5, 32, 32), groups, (256, 100, 60)[:batch])
+    traced, predicted = traced_and_predicted("sdpa", (batch, 16, 9, 32, 32), groups, (256, 100, 60)[:batch])
     assert traced <= predicted <= 1.15 * traced
 
 
