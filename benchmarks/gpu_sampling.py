@@ -97,6 +97,7 @@ class Sampling:
             BF16_BYTES,
             free_bytes,
             resident_blocks=blocks if cap_gb is None else None,
+            attention=attention,
         )
         if head_groups is not None:
             plan = replace(plan, head_groups=head_groups)

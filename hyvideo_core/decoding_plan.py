@@ -11,10 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-import torch
-
 from hyvideo_core.configs import HUNYUAN_VIDEO_VAE, VAEConfig
-from hyvideo_core.errors import GeometryError
+from hyvideo_core.errors import GeometryError, is_out_of_memory
 from hyvideo_core.types import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION
 from hyvideo_core.vae import Tiling, streaming
 from hyvideo_core.vae.autoencoder import TIME_FACTORS
@@ -115,7 +113,7 @@ def with_smaller_tiles(
 ) -> Result:
     """``work(tiling)``; each time the device runs out of memory, ``release()`` and again with the next smaller tiles.
 
-    ``tiling`` is one of ``tilings(config)``. Raises ``torch.cuda.OutOfMemoryError`` if the smallest are too large.
+    ``tiling`` is one of ``tilings(config)``. Raises the last error if the smallest are too large.
     """
     smaller = tilings(config)
     smaller = smaller[smaller.index(tiling) + 1 :]
@@ -123,8 +121,8 @@ def with_smaller_tiles(
     while True:
         try:
             return work(tiling)
-        except torch.cuda.OutOfMemoryError as error:
-            if not smaller:
+        except RuntimeError as error:
+            if not smaller or not is_out_of_memory(error):
                 raise
             reason = str(error).partition("\n")[0]
         # Outside of the handler, which would keep the failed run's tensors alive.

@@ -3,6 +3,8 @@
 Every message says what was found, what was expected, in which file or field, and what to do.
 """
 
+import torch
+
 
 class HyVideoError(Exception):
     """Base of every error this library raises on purpose."""
@@ -33,5 +35,7 @@ class DoesNotFitError(HyVideoError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or its page-locked memory ran out; torch has several types for it, with these words in all."""
+    """Whether a device or its page-locked memory ran out: torch's own type for it, or another with these words."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return True
     return isinstance(error, RuntimeError) and "out of memory" in str(error).lower()

@@ -11,12 +11,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from hyvideo_core.cli.arguments import parse
 from hyvideo_core.cli.generate import generate
-from hyvideo_core.errors import HyVideoError, PromptError
+from hyvideo_core.errors import HyVideoError, PromptError, is_out_of_memory
 
 FAILURE, BAD_ARGUMENT, INTERRUPTED = 1, 2, 130
 
@@ -31,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             logger.error("Stopped. Videos that were not finished are not saved.")
             return INTERRUPTED
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             logger.error(
                 "The device ran out of memory (%s). Add --use-cpu-offload, or free what other programs hold.",
                 str(error).partition("\n")[0],
