@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -22,6 +24,15 @@ def llama_tokenizer() -> Path:
 def clip_tokenizer() -> Path:
     """The folder with CLIP-L's vocab.json and merges.txt that ComfyUI ships."""
     return _shipped("sd1_tokenizer")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Peaks are traced on one thread: CPU kernels keep working memory for each, which no card has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def _shipped(name: str) -> Path:

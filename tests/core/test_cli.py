@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import av
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given
@@ -163,7 +164,11 @@ def test_a_prompt_becomes_mp4s_named_by_time_seed_and_prompt(
     places = [found.stderr.index(words) for words in [*order, "decoding, seed 7", "decoding: measured peak"]]
     assert places == sorted(places)
     again = call(*size, "--seed", "8")
-    assert again.files[0].read_bytes() == videos[1].read_bytes() != videos[0].read_bytes()
+    alone, second, first = (
+        np.stack(frames_of(video)).astype(float) for video in (again.files[0], videos[1], videos[0])
+    )
+    # Another process sums in another order, in bfloat16.
+    assert np.abs(alone - second).mean() < 2 < np.abs(alone - first).mean()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from hyvideo_core.decoding_plan import choose_tiling, tilings, vae_activation_by
 from hyvideo_core.errors import GeometryError
 from hyvideo_core.vae import VAE, Tiling, streaming
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 #: The VAE's proportions with an eighth of its widths: the weights shrink more than the activations.
 NARROW_VAE = VAEConfig(block_out_channels=(16, 32, 64, 64), norm_groups=8)
 

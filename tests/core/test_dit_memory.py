@@ -18,6 +18,8 @@ from hyvideo_core.model.dit import Seams
 from hyvideo_core.ops import LowRank, Stored
 from hyvideo_core.ops.linear import Linear
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WIDE = DiTConfig(hidden_size=512, heads=4, double_blocks=1, single_blocks=1, text_dim=64, pooled_dim=32)
 TEXT_TOKENS = 40
 #: Beside what spans the sequence: the rope table, chunks, and the attention kernel's own room.

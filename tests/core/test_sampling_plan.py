@@ -29,6 +29,8 @@ from hyvideo_core.sampling_plan import (
 )
 from hyvideo_core.types import Geometry
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 #: MODEL.md: numbers of a double and of a single block, and of everything else.
 DOUBLE, SINGLE = 340_000_000, 141_600_000
 ELEMENTS = [DOUBLE] * 20 + [SINGLE] * 40
