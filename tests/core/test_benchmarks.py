@@ -72,8 +72,8 @@ def test_every_layout_that_is_measured_loads(layout: loading.Layout, tmp_path: P
 
 
 def test_peaks_see_memory_that_is_given_back_before_the_end() -> None:
-    # Straight from the system: an allocator might hand out memory that is counted already. It goes before the watch ends.
-    with loading.peaks() as found, mmap.mmap(-1, 64 * 2**20) as block:
+    # Straight from the system, since an allocator might hand out memory that is counted already.
+    with loading.peaks() as found, mmap.mmap(-1, 64 * 2**20, flags=mmap.MAP_PRIVATE) as block:
         for _ in range(64):
             block.write(bytes(2**20))
         # The watcher looks a thousand times a second.
