@@ -16,9 +16,9 @@ from hyvideo_core.errors import HyVideoError
 from hyvideo_core.vae import VAE
 from hyvideo_core.weights import Lora
 
-from . import host, transformer
+from . import host, text, transformer
 from .adapt import latent_samples
-from .handles import CATEGORY, FileVersion, HyvModel, ModelHandle
+from .handles import CATEGORY, FileVersion, HyvModel, HyvTextEncoders, ModelHandle, TextEncodersHandle
 
 #: The VAE computes in float16 on a card.
 VAE_DTYPE_BYTES = 2
@@ -152,6 +152,11 @@ class HyvPlan(io.ComfyNode):
                     step=0.1,
                     tooltip="Plan for a card with so much free memory; 0 is what is free on this one now.",
                 ),
+                HyvTextEncoders.Input(
+                    "text_encoders",
+                    optional=True,
+                    tooltip="From HyVideo Load Text Encoders, to plan these too.",
+                ),
             ],
             outputs=[io.String.Output("plan", tooltip="The plan in words.")],
             is_output_node=True,
@@ -159,18 +164,31 @@ class HyvPlan(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: ModelHandle, latent: dict[str, Any], memory_gb: float) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: ModelHandle,
+        latent: dict[str, Any],
+        memory_gb: float,
+        text_encoders: TextEncodersHandle | None = None,
+    ) -> io.NodeOutput:
         free = int(memory_gb * 1e9) or host.available_bytes(host.transformer_device())
         shape = tuple(latent_samples(latent, "latent").shape)
         sampling = transformer.plan(model, shape, free)
-        with torch.device("meta"):
-            vae = VAE(HUNYUAN_VIDEO_VAE)
-        weights = sum(parameter.numel() for parameter in vae.parameters()) * VAE_DTYPE_BYTES
-        tiling = choose_tiling(HUNYUAN_VIDEO_VAE, shape[2:], VAE_DTYPE_BYTES, free - weights)
-        peak = vae_activation_bytes(shape[2:], tiling.tile_size_px, tiling.tile_frames, VAE_DTYPE_BYTES)
-        text = (
-            f"{sampling.describe()}\n"
-            f"VAE: tiles of {tiling.tile_size_px} px and {tiling.tile_frames} frames, predicted peak "
-            f"{(weights + peak) / 1e9:.2f} GB: weights {weights / 1e9:.2f}, activations {peak / 1e9:.2f}"
-        )
-        return io.NodeOutput(text, ui=ui.PreviewText(text))
+        lines = [sampling.describe(), _decoding(shape[2:], free)]
+        if text_encoders is not None:
+            lines.insert(0, text.placement(text_encoders, free))
+        told = "\n".join(lines)
+        return io.NodeOutput(told, ui=ui.PreviewText(told))
+
+
+def _decoding(latent_shape: tuple[int, int, int], free_bytes: int) -> str:
+    """The plan of decoding in words. Raises ``GeometryError`` where not even the smallest tiles fit."""
+    with torch.device("meta"):
+        vae = VAE(HUNYUAN_VIDEO_VAE)
+    weights = sum(parameter.numel() for parameter in vae.parameters()) * VAE_DTYPE_BYTES
+    tiling = choose_tiling(HUNYUAN_VIDEO_VAE, latent_shape, VAE_DTYPE_BYTES, free_bytes - weights)
+    peak = vae_activation_bytes(latent_shape, tiling.tile_size_px, tiling.tile_frames, VAE_DTYPE_BYTES)
+    return (
+        f"VAE: tiles of {tiling.tile_size_px} px and {tiling.tile_frames} frames, predicted peak "
+        f"{(weights + peak) / 1e9:.2f} GB: weights {weights / 1e9:.2f}, activations {peak / 1e9:.2f}"
+    )

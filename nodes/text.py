@@ -168,6 +168,16 @@ def _encoders(handle: TextEncodersHandle) -> Iterator[TextEncoders]:
         yield module
 
 
+def placement(handle: TextEncodersHandle, free_bytes: int) -> str:
+    """Where the encoders would be with so much memory free on their device, in words; from headers alone."""
+    device = host.text_device()
+    dtype = host.dtype_of(handle.dtype, device, on_gpu="float16", on_cpu="bfloat16")
+    held = sum(_held_bytes(file.path, dtype) for file in (handle.llm, handle.clip))
+    fits = held + TEXT_ACTIVATION_BYTES <= free_bytes
+    where = f"whole on the {device.type} device" if fits else f"layers stream to the {device.type} device as they run"
+    return f"text encoders: {held / 1e9:.2f} GB of weights, {where}; they leave before sampling if it needs the room"
+
+
 def _held_bytes(path: Path, dtype: torch.dtype) -> int:
     """What a model takes once loaded: packed weights stay as small as they are on disk."""
     return min(parameter_count(path) * dtype.itemsize, size_on_disk_bytes(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import jobs
@@ -238,6 +239,39 @@ def test_the_vaes_tiles_are_planned_beside_its_weights(studio):
     message = studio.failure(plan_job(memory_gb=0.5))
     assert "The VAE needs" in message
     assert "0.0 GB are free for them" in message
+
+
+def sparse_llama(path: Path) -> None:
+    """A language model of Llama-3's widths with four layers: a header, and nothing on the disk behind it."""
+    layer = {
+        **{f"self_attn.{part}_proj": [4096, 4096] for part in "qo"},
+        **{f"self_attn.{part}_proj": [1024, 4096] for part in "kv"},
+        **{f"mlp.{part}_proj": [14336, 4096] for part in ("gate", "up")},
+        "mlp.down_proj": [4096, 14336],
+        **{f"{part}_layernorm": [4096] for part in ("input", "post_attention")},
+    }
+    shapes = {f"model.layers.{n}.{name}.weight": shape for n in range(4) for name, shape in layer.items()}
+    header, end = {}, 0
+    for name, shape in (shapes | {"model.embed_tokens.weight": [128320, 4096]}).items():
+        size = 2 * torch.Size(shape).numel()
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    raw = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(raw)) + raw)
+        file.truncate(8 + len(raw) + end)
+
+
+def test_the_plan_tells_where_the_text_encoders_would_be(studio, place):
+    sparse_llama(place("text_encoders/sparse.safetensors", b""))
+    told = {}
+    for memory_gb in (24.0, 2.0):
+        encoders = jobs.text_to_latent({"encoders.llm": "sparse.safetensors"})["encoders"]
+        job = plan_job(memory_gb=memory_gb, text_encoders=["encoders", 0]) | {"encoders": encoders}
+        (told[memory_gb],) = studio.run(job)["plan"]["text"]
+    assert "text encoders: 2.81 GB of weights, whole on the cpu device" in told[24.0]
+    assert "text encoders: 2.81 GB of weights, layers stream to the cpu device" in told[2.0]
+    assert all("VAE: tiles of 256 px" in text for text in told.values())
 
 
 def test_a_plan_for_too_little_memory_says_what_is_needed(studio):
