@@ -19,7 +19,7 @@ from hyvideo_core.vae.tiling import video_frames, video_size
 from hyvideo_core.video import frame
 from hyvideo_core.weights import load_vae, parameter_count
 
-from . import host
+from . import host, memory
 from .adapt import host_latent, images_to_video, latent_samples
 from .handles import CATEGORY, HyvVAE, VAEHandle
 from .video import Place, metadata_of, saved_output, saving_inputs
@@ -218,9 +218,9 @@ def _with_tiles(
     # The host makes room for the original's tiles if it can; what then is free decides.
     module = _vae(handle, latent_shape, Tiling.original(HUNYUAN_VIDEO_VAE))
     weight = module.quant_conv.weight
-    tiling = choose_tiling(module.config, latent_shape, weight.dtype.itemsize, host.free_bytes(weight.device))
+    tiling = choose_tiling(module.config, latent_shape, weight.dtype.itemsize, memory.free_bytes(weight.device))
     planned = partial(_with_peak, module, latent_shape, work)
-    return with_smaller_tiles(planned, module.config, tiling, host.empty_cache)
+    return with_smaller_tiles(planned, module.config, tiling, memory.empty_cache)
 
 
 def _with_peak(
@@ -234,9 +234,9 @@ def _with_peak(
     weights = sum(weight.numel() * weight.element_size() for weight in module.parameters())
     predicted = weights + vae_activation_bytes(latent_shape, *_tile(tiling), dtype.itemsize, module.config)
     logger.info("VAE: predicted peak %.2f GB", predicted / 1e9)
-    foreign = host.watch_peak(device) - weights
+    foreign = memory.watch_peak(device) - weights
     result = work(module, tiling)
-    peak = host.peak_bytes(device)
+    peak = memory.peak_bytes(device)
     if peak is not None:
         logger.info("VAE: measured peak %.2f GB, predicted %.2f GB", (peak - foreign) / 1e9, predicted / 1e9)
     return result
@@ -250,7 +250,7 @@ def _tile(tiling: Tiling | None) -> tuple[int | None, int | None]:
 def _vae(handle: VAEHandle, latent_shape: tuple[int, int, int], tiling: Tiling | None) -> VAE:
     device = host.vae_device()
     dtype = host.dtype_of(handle.dtype, device, on_gpu="float16", on_cpu="float32")
-    module = host.loaded(
+    module = memory.loaded(
         "vae",
         handle,
         partial(_read, handle, dtype),

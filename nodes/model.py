@@ -16,7 +16,7 @@ from hyvideo_core.errors import HyVideoError
 from hyvideo_core.vae import VAE
 from hyvideo_core.weights import Lora
 
-from . import host, text, transformer
+from . import host, memory, text, transformer
 from .adapt import latent_samples
 from .handles import CATEGORY, FileVersion, HyvModel, HyvTextEncoders, ModelHandle, TextEncodersHandle
 
@@ -171,7 +171,7 @@ class HyvPlan(io.ComfyNode):
         memory_gb: float,
         text_encoders: TextEncodersHandle | None = None,
     ) -> io.NodeOutput:
-        free = int(memory_gb * 1e9) or host.available_bytes(host.transformer_device())
+        free = int(memory_gb * 1e9) or memory.available_bytes(host.transformer_device())
         shape = tuple(latent_samples(latent, "latent").shape)
         sampling = transformer.plan(model, shape, free)
         lines = [sampling.describe(), _decoding(shape[2:], free)]

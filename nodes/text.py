@@ -18,7 +18,7 @@ from hyvideo_core.memory import Placement, streamed, transfers_for
 from hyvideo_core.text import IMAGE, VIDEO, Template, TextEncoders, custom
 from hyvideo_core.weights import load_clip, load_mllm, parameter_count, size_on_disk_bytes
 
-from . import host
+from . import host, memory
 from .adapt import HostConditioning, to_host_conditioning
 from .handles import CATEGORY, HyvTextEncoders, TextEncodersHandle
 
@@ -148,7 +148,7 @@ def _encoders(handle: TextEncodersHandle) -> Iterator[TextEncoders]:
     """Both encoders, loaded together since each prompt needs both; layers that do not fit the device stream to it."""
     device = host.text_device()
     dtype = host.dtype_of(handle.dtype, device, on_gpu="float16", on_cpu="bfloat16")
-    hosted = host.loaded_blocks(
+    hosted = memory.loaded_blocks(
         "text encoders",
         (handle.llm, handle.clip, dtype),
         partial(_read, handle, dtype),

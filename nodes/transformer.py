@@ -27,7 +27,7 @@ from hyvideo_core.weights import (
 from hyvideo_core.weights.lora import lora_shapes
 from hyvideo_core.weights.lora_file import read_lora
 
-from . import host
+from . import host, memory
 from .handles import FileVersion, ModelHandle
 
 logger = logging.getLogger(__name__)
@@ -79,11 +79,11 @@ def plan(handle: ModelHandle, latent_shape: tuple[int, ...], free_bytes: int) ->
     )
 
 
-def loaded(handle: ModelHandle, latent_shape: tuple[int, ...]) -> host.HostedBlocks:
+def loaded(handle: ModelHandle, latent_shape: tuple[int, ...]) -> memory.HostedBlocks:
     """The transformer, with as much on its device as a latent of this shape leaves room for."""
     unlimited = plan(handle, latent_shape, 2**62)
     merged = tuple((lora, FileVersion.of(lora.file)) for lora in handle.merged)
-    hosted = host.loaded_blocks(
+    hosted = memory.loaded_blocks(
         "transformer",
         (handle.file, _dtype(handle), handle.storage, merged),
         partial(_read, handle),
@@ -99,13 +99,13 @@ def loaded(handle: ModelHandle, latent_shape: tuple[int, ...]) -> host.HostedBlo
     return hosted
 
 
-def plan_of(hosted: host.HostedBlocks) -> SamplingPlan:
+def plan_of(hosted: memory.HostedBlocks) -> SamplingPlan:
     """What the last loading of a transformer decided."""
     assert isinstance(hosted.plan, SamplingPlan)
     return hosted.plan
 
 
-def following(hosted: host.HostedBlocks, plan: SamplingPlan, handle: ModelHandle) -> DiT:
+def following(hosted: memory.HostedBlocks, plan: SamplingPlan, handle: ModelHandle) -> DiT:
     """The transformer, placed by the plan and set up as the handle says."""
     if plan is not hosted.plan:
         hosted.follow(plan)
@@ -117,12 +117,12 @@ def following(hosted: host.HostedBlocks, plan: SamplingPlan, handle: ModelHandle
 
 
 @contextmanager
-def peak_reported(hosted: host.HostedBlocks, plan: SamplingPlan) -> Iterator[None]:
+def peak_reported(hosted: memory.HostedBlocks, plan: SamplingPlan) -> Iterator[None]:
     """Log the measured peak beside the predicted one when a run is over, where the device counts it."""
     device = hosted.load_device
-    foreign = host.watch_peak(device) - hosted.loaded_size()
+    foreign = memory.watch_peak(device) - hosted.loaded_size()
     yield
-    peak = host.peak_bytes(device)
+    peak = memory.peak_bytes(device)
     if peak is not None:
         logger.info("measured peak %.2f GB, predicted %.2f GB", (peak - foreign) / 1e9, plan.peak_bytes / 1e9)
 

@@ -37,7 +37,7 @@ def decode(monkeypatch: pytest.MonkeyPatch) -> Any:
     package = ModuleType("pack")
     package.__path__ = []
     stand_ins = {"comfy_api": ModuleType("comfy_api"), "comfy_api.latest": latest, "pack": package}
-    stand_ins |= {f"pack.{name}": MagicMock() for name in ("host", "adapt", "handles", "video")}
+    stand_ins |= {f"pack.{name}": MagicMock() for name in ("host", "memory", "adapt", "handles", "video")}
     for name, stand_in in stand_ins.items():
         monkeypatch.setitem(sys.modules, name, stand_in)
     spec = importlib.util.spec_from_file_location("pack.decode", FILE)
@@ -61,9 +61,9 @@ def run(decode: Any, monkeypatch: pytest.MonkeyPatch, choice: dict[str, Any], co
         order.append("asked")
         return FOREIGN_BYTES + MEASURED_BYTES if counted else None
 
-    host = decode.host
-    host.loaded.return_value, host.dtype_of.return_value, host.free_bytes.return_value = vae, torch.float32, 2**40
-    host.watch_peak, host.peak_bytes = watch_peak, peak_bytes
+    decode.host.dtype_of.return_value = torch.float32
+    decode.memory.loaded.return_value, decode.memory.free_bytes.return_value = vae, 2**40
+    decode.memory.watch_peak, decode.memory.peak_bytes = watch_peak, peak_bytes
     monkeypatch.setattr(decode, "parameter_count", lambda path: 0)
     assert decode._with_tiles(MagicMock(), LATENT, choice, lambda *_: order.append("worked") or "result") == "result"
     return vae, order

@@ -1,4 +1,4 @@
-"""Drives ``nodes.host`` against ComfyUI's real memory manager in a process without a server; prints JSON.
+"""Drives ``nodes.memory`` against ComfyUI's real memory manager in a process without a server; prints JSON.
 
 The device is torch's ``meta``: weights put there take no memory, but every count is as on a card. What is free on it is
 what the script says. Run by ``test_nodes_host.py`` with the path of ComfyUI as its argument.
@@ -10,7 +10,6 @@ import importlib.util
 import json
 import logging
 import sys
-import types
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -25,14 +24,11 @@ args.cpu = True
 import comfy.model_management as mm  # noqa: E402
 import torch  # noqa: E402
 
-stub = types.ModuleType("server")
-stub.PromptServer = types.SimpleNamespace(instance=None)  # type: ignore[attr-defined]
-sys.modules["server"] = stub
-spec = importlib.util.spec_from_file_location("host", ROOT / "nodes" / "host.py")
+spec = importlib.util.spec_from_file_location("memory", ROOT / "nodes" / "memory.py")
 assert spec is not None
 assert spec.loader is not None
-host = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(host)
+memory = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(memory)
 logging.disable(logging.CRITICAL)
 
 DEVICE = torch.device("meta")
@@ -53,7 +49,7 @@ class Toy(torch.nn.Module):
 
 def used() -> int:
     """What is really there, whatever the host's list says."""
-    return sum(hosted.loaded_size() for _, hosted in host._cache._held.values())
+    return sum(hosted.loaded_size() for _, hosted in memory._cache._held.values())
 
 
 def free(device: torch.device | None = None, torch_free_too: bool = False) -> object:
@@ -82,7 +78,7 @@ def load(role: str, key: str, beside_blocks: int = 0) -> object:
         reads.append(key)
         return Toy().to(device).requires_grad_(False)
 
-    return host.loaded_blocks(
+    return memory.loaded_blocks(
         role,
         key,
         read,
@@ -141,7 +137,7 @@ except Exception as error:
     found["no longer fits"] = [type(error).__name__, used(), free() // BLOCK_BYTES]
 card["foreign"] = 0
 # The device is fuller than it said: placing fails once, and again with half.
-original, copies = host.Placement._copy, [0]
+original, copies = memory.Placement._copy, [0]
 
 
 def full(self: object, places: object) -> None:
@@ -151,7 +147,7 @@ def full(self: object, places: object) -> None:
     original(self, places)
 
 
-host.Placement._copy = full
+memory.Placement._copy = full
 found["fuller than it said"] = state(load("transformer", "e"))
-host.Placement._copy = original
+memory.Placement._copy = original
 sys.stdout.write(json.dumps(found))
