@@ -1,4 +1,4 @@
-"""The host's devices, progress and interruption; its memory manager is ``memory``. No other file touches the host's own affairs."""
+"""The host's devices, progress and interruption. No other file but ``memory`` touches the host's own affairs."""
 
 from __future__ import annotations
 
