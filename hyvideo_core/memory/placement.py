@@ -187,13 +187,19 @@ class Placement:
 
 
 def residence_order(total: int) -> list[int]:
-    """Blocks in the order in which they become resident: each lies far from those before it.
+    """Blocks in the order in which they become resident: each in the middle of the longest run that streams.
 
     Fewer residents are the beginning of more, so that a change moves no block but those it is about.
-    Source: van der Corput's sequence, which counts with its binary digits mirrored.
     """
-    digits = max(1, (total - 1).bit_length())
-    return sorted(range(total), key=lambda number: int(f"{number:0{digits}b}"[::-1], 2))
+    order: list[int] = []
+    runs = [(0, total)]
+    while runs:
+        start, stop = max(runs, key=lambda run: run[1] - run[0])
+        runs.remove((start, stop))
+        middle = (start + stop) // 2
+        order.append(middle)
+        runs += [run for run in ((start, middle), (middle + 1, stop)) if run[0] < run[1]]
+    return order
 
 
 def spread(count: int, total: int) -> list[bool]:

@@ -270,8 +270,9 @@ def test_locked_copies_take_the_place_of_what_no_file_holds(monkeypatch: pytest.
     dit = random_dit()
     arguments = inputs()
     expected = dit(**arguments)
-    old = weakref.ref(dit.single_blocks[0].linear1.weight.untyped_storage())
+    old = weakref.ref(dit.double_blocks[0].img_attn_qkv.weight.untyped_storage())
     placement = placed(dit, 1)
+    assert placement.waiting()[0] is dit.double_blocks[0]
     locked = placement.lock(10**9)
     assert locked >= sum(size for size, here in zip(placement.block_bytes, spread(1, 4), strict=True) if not here)
     assert old() is None, "the weights are held twice"
