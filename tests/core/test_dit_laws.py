@@ -265,3 +265,21 @@ def test_any_configuration_is_found_again_from_its_shapes(
 def test_configurations_that_cannot_be_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         replace(TINY, **changes)
+
+
+@pytest.mark.parametrize("single", ["timestep", "text", "pooled", "guidance"])
+def test_one_row_of_a_condition_serves_the_whole_batch(single: str) -> None:
+    arguments = inputs(batch=2)
+    arguments[single] = arguments[single][:1]
+    if single == "text":
+        arguments["text_mask"] = arguments["text_mask"][:1]
+    repeated = {
+        name: rows if rows is None or name == "x" else rows.expand(2, *rows.shape[1:])
+        for name, rows in arguments.items()
+    }
+    assert torch.equal(DIT(**arguments), DIT(**repeated))
+
+
+def test_a_guidance_for_another_number_of_samples_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"guidance has shape \[3\]"):
+        DIT(**inputs(batch=2) | {"guidance": torch.full((3,), 6000.0)})
