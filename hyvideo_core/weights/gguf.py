@@ -76,7 +76,7 @@ class GgufCheckpoint(Checkpoint):
                 data = data.view(torch.bfloat16)
             stored = Stored(data, Ggml(kind)) if kind in FORMATS else Stored(data)
             self._stored[tensor.name] = stored
-            shapes[tensor.name] = _original_shape(reader, tensor.name, path) or stored.shape
+            shapes[tensor.name] = _original_shape(reader, tensor.name) or stored.shape
             if not 0 < math.prod(shapes[tensor.name]) == math.prod(stored.shape):
                 raise CheckpointError(
                     f"{path.name}: {tensor.name} is {list(stored.shape)} in the file, which cannot be the "
@@ -267,7 +267,7 @@ def _bounded_reader(path: Path) -> GGUFReader:
     return BoundedReader(path, "r")
 
 
-def _original_shape(reader: GGUFReader, name: str, path: Path) -> tuple[int, ...]:
+def _original_shape(reader: GGUFReader, name: str) -> tuple[int, ...]:
     """The shape noted for a tensor that was flattened; () where there is none."""
     field = reader.get_field(ORIGINAL_SHAPE + name)
     return () if field is None else tuple(int(field.parts[index][0]) for index in field.data)

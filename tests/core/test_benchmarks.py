@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import mmap
-import re
 import subprocess
 import sys
 import time
@@ -50,9 +49,7 @@ def test_every_kind_of_row_of_the_gpu_benchmark_is_rehearsed(tmp_path: Path) -> 
         assert name in table.read_text("utf-8")
     # The caps do what they are for: all fits, some streams, nothing fits.
     blocks = [rows[f"step 720×1280×129 bf16 under {cap} GB"].get("resident_blocks") for cap in (24, 16, 8)]
-    assert blocks[0] == "9 of 9"
-    assert re.fullmatch("[1-8] of 9", blocks[1])
-    assert blocks[2] is None
+    assert blocks == ["9 of 9", "4 of 9", None]
     assert rows["step 720×1280×129 bf16 under 8 GB"]["reason"].startswith("DoesNotFitError")
 
 
