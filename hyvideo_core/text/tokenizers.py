@@ -90,7 +90,7 @@ class CLIPTokenizer:
             "Take the tokenizer of clip-vit-large-patch14, a folder with vocab.json and merges.txt; ComfyUI ships it "
             "in comfy/sd1_tokenizer."
         )
-        self._tokenizer = _read(lambda: _clip_pipeline(_clip_words(path)), path, remedy)
+        self._tokenizer = _read(lambda: clip_pipeline(_clip_words(path)), path, remedy)
         _self_test(path, self.encode, CLIP_SELF_TEST, remedy)
 
     def encode(self, text: str) -> list[int]:
@@ -107,7 +107,8 @@ def _clip_words(path: Path) -> BPE:
     return Tokenizer.from_file(str(path / "tokenizer.json" if path.is_dir() else path)).model
 
 
-def _clip_pipeline(words: BPE) -> Tokenizer:
+def clip_pipeline(words: BPE) -> Tokenizer:
+    """CLIP's way from lower-case text to at most 77 ids, whatever the vocabulary of ``words`` is."""
     ends = ("<|startoftext|>", "<|endoftext|>")
     tokenizer = Tokenizer(words)
     tokenizer.add_special_tokens([AddedToken(token, normalized=True, special=True) for token in ends])
@@ -118,7 +119,7 @@ def _clip_pipeline(words: BPE) -> Tokenizer:
         [Split(Regex(CLIP_WORD), "removed", invert=True), ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.post_processor = TemplateProcessing(
-        single=f"{ends[0]} $A {ends[1]}", special_tokens=list(zip(ends, (CLIP_BOS, CLIP_EOS), strict=True))
+        single=f"{ends[0]} $A {ends[1]}", special_tokens=[(token, tokenizer.token_to_id(token)) for token in ends]
     )
     tokenizer.enable_truncation(CLIP_MAX_LENGTH)
     return tokenizer
