@@ -18,7 +18,7 @@ from hyvideo_core.errors import NumericsError
 from hyvideo_core.model.dit import DiT, Seams, check_inputs
 from hyvideo_core.sample.guidance import Guidance, embedded_guidance, guide, rescaled
 from hyvideo_core.sample.schedule import TIMESTEP_SCALE
-from hyvideo_core.sample.seams import Evaluation, Extension, Predict, Run, compose, started
+from hyvideo_core.sample.seams import Evaluation, Extension, Predict, Run, compose, passed, started
 from hyvideo_core.sample.solvers import euler
 from hyvideo_core.types import Conditioning
 
@@ -52,7 +52,7 @@ def sample(
     guidance = guidance or Guidance()
     if len(sigmas) < 2:
         raise ValueError(f"sigmas has {len(sigmas)} levels, but a run needs two or more: where it starts and ends.")
-    check_run(dit.config, x, positive, negative, guidance)
+    check_run(dit.config, x, positive, negative, guidance, extensions)
     x = x.to(dit.device, torch.float32)
     prompts = {"positive": _fitted(positive, x)}
     if guidance.cfg > 1 and negative is not None:
@@ -67,6 +67,7 @@ def check_run(
     positive: Conditioning,
     negative: Conditioning | None = None,
     guidance: Guidance | None = None,
+    extensions: Sequence[Extension] = (),
 ) -> None:
     """Raise ``ValueError`` for inputs of ``sample`` that do not fit, before any weights are loaded for them."""
     guidance = guidance or Guidance()
@@ -91,6 +92,8 @@ def check_run(
             "The latent to start from holds NaN or infinity. It was damaged where it was made: encode the video again, "
             "with dtype bfloat16 or float32 in HyVideo Load VAE."
         )
+    for extension in extensions:
+        extension.check_latent(x)
 
 
 def _steps(
@@ -108,15 +111,19 @@ def _steps(
     with ExitStack() as stack:
         running = started(extensions, Run(dit, sigmas, stack))
         for index, (sigma, sigma_next) in enumerate(pairwise(levels)):
-            active = tuple(pair[0].when.contains(index, steps) for pair in running)
-            if active not in composed:
+            on = tuple(extension.when.contains(index, steps) for extension, _ in running)
+            active = [pair for pair, is_on in zip(running, on, strict=True) if is_on]
+            if on not in composed:
                 # Once per active set, so that compiled blocks see few graphs.
-                composed[active] = compose(evaluate, [pair for pair, on in zip(running, active, strict=True) if on])
-            predict = composed[active]
+                composed[on] = compose(evaluate, active)
+            predict, hold = composed[on], partial(passed, "hold", active)
+            if index == 0:
+                x = passed("begin", active, x)
+            x = hold(x)
             velocity = _guided(predict, partial(Evaluation, x, sigma, index, steps), prompts, guidance)
             _check_finite(velocity, index, steps, dit)
-            denoised = x + velocity * (levels[-1] - sigma)
-            x = euler(x, velocity, sigma, sigma_next)
+            denoised = hold(x + velocity * (levels[-1] - sigma))
+            x = hold(euler(x, velocity, sigma, sigma_next))
             yield Step(index, sigma, x, denoised)
 
 
@@ -143,7 +150,16 @@ def _evaluate(dit: DiT, guidance: Guidance, evaluation: Evaluation, seams: Seams
         scale = embedded_guidance(guidance.embedded, batch, dit.dtype, device)
     prompt = evaluation.conditioning
     with torch.inference_mode():
-        return dit(evaluation.x, timestep, prompt.text, prompt.text_mask, prompt.pooled, scale, seams=seams)
+        return dit(
+            evaluation.x,
+            timestep,
+            prompt.text,
+            prompt.text_mask,
+            prompt.pooled,
+            scale,
+            token_replace=evaluation.token_replace,
+            seams=seams,
+        )
 
 
 def _fitted(prompt: Conditioning, x: torch.Tensor) -> Conditioning:

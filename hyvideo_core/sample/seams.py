@@ -1,8 +1,9 @@
 """How a feature plugs into sampling without touching the others.
 
 A feature is a frozen dataclass deriving from ``Extension``. It may wrap one whole evaluation, all blocks,
-each block, or each attention call. ``rank`` fixes the nesting (lower is further out), so the order in which
-extensions were added is irrelevant. State lives in what ``start`` returns, never on modules.
+each block, or each attention call; change the latent that a run begins with; and hold a part of the latent.
+``rank`` fixes the nesting (lower is further out), so the order in which extensions were added is irrelevant.
+State lives in what ``start`` returns, never on modules.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Evaluation:
     """One evaluation of the transformer: which latent, at which noise level, for which prompt.
 
     ``branch`` names the guidance branch ("positive", "negative"), so that caches can tell them apart.
+    ``token_replace`` says that frame 0 of x is the latent of a given image (``DiT.forward``).
     """
 
     x: torch.Tensor
@@ -35,6 +37,7 @@ class Evaluation:
     steps: int
     conditioning: Conditioning
     branch: str
+    token_replace: bool = False
 
 
 #: Active from the first step to the last.
@@ -59,9 +62,20 @@ class Extension:
     rank: ClassVar[int] = 0
     when: Interval = WHOLE_RUN
 
+    def check_latent(self, x: torch.Tensor) -> None:
+        """Raise ``ValueError`` or ``HyVideoError`` for an x [B, C, T, H, W] it cannot act on; asked before loading."""
+
     def start(self, run: Run) -> Any:
-        """Per-run state, handed to every wrap; cleanup goes on ``run.stack``."""
+        """Per-run state, handed to all that follow; cleanup goes on ``run.stack``."""
         return run
+
+    def begin(self, x: torch.Tensor, state: Any) -> torch.Tensor:
+        """What the first step begins with instead of x."""
+        return x
+
+    def hold(self, x: torch.Tensor, state: Any) -> torch.Tensor:
+        """x with what no step may change put back; x is a latent before or after a step, or a clean estimate."""
+        return x
 
     def wrap_predict(self, inner: Predict, state: Any) -> Predict:
         """Around one whole evaluation."""
@@ -97,13 +111,17 @@ class OnBlock(Extension):
         return run
 
 
-def started(extensions: Sequence[Extension], run: Run) -> list[tuple[Extension, Any]]:
+#: An extension and its state in this run.
+Running = tuple[Extension, Any]
+
+
+def started(extensions: Sequence[Extension], run: Run) -> list[Running]:
     """Extensions by rank with the state of this run. Equal ranks are ordered by class and settings."""
     ordered = sorted(extensions, key=lambda extension: (extension.rank, type(extension).__name__, repr(extension)))
     return [(extension, extension.start(run)) for extension in ordered]
 
 
-def compose(evaluate: Callable[..., torch.Tensor], active: Sequence[tuple[Extension, Any]]) -> Predict:
+def compose(evaluate: Callable[..., torch.Tensor], active: Sequence[Running]) -> Predict:
     """One evaluation with all active extensions around it."""
     seams = Seams(
         blocks=partial(_nested, "wrap_blocks", active),
@@ -114,6 +132,13 @@ def compose(evaluate: Callable[..., torch.Tensor], active: Sequence[tuple[Extens
     return predict
 
 
-def _nested(wrap: str, active: Sequence[tuple[Extension, Any]], innermost: Any) -> Any:
+def passed(change: str, active: Sequence[Running], x: torch.Tensor) -> torch.Tensor:
+    """x after ``begin`` or ``hold`` of every extension, the lowest rank first."""
+    for extension, state in active:
+        x = getattr(extension, change)(x, state)
+    return x
+
+
+def _nested(wrap: str, active: Sequence[Running], innermost: Any) -> Any:
     """``innermost`` wrapped by every extension, the lowest rank outermost."""
     return reduce(lambda inner, pair: getattr(pair[0], wrap)(inner, pair[1]), reversed(active), innermost)

@@ -155,6 +155,60 @@ def test_a_lower_rank_is_further_out() -> None:
     assert torch.allclose(both, 2 * (first - 1.0), atol=1e-4)  # σ goes from 1 to 0: minus the velocity
 
 
+@dataclass(frozen=True)
+class Held(Extension):
+    """Adds to the latent a run begins with, and keeps the first row of every latent at a value."""
+
+    rank: ClassVar[int] = 1
+    value: float = 0.5
+    shift: float = 0.0
+
+    def begin(self, x: torch.Tensor, state: Any) -> torch.Tensor:
+        return x + self.shift
+
+    def hold(self, x: torch.Tensor, state: Any) -> torch.Tensor:
+        return torch.cat((torch.full_like(x[..., :1, :], self.value), x[..., 1:, :]), dim=-2)
+
+
+@dataclass(frozen=True)
+class HeldFurtherIn(Held):
+    """The same, after it."""
+
+    rank: ClassVar[int] = 2
+
+
+def test_what_is_held_stays_in_every_latent_and_estimate_and_is_what_the_model_sees() -> None:
+    seen: list[torch.Tensor] = []
+
+    @dataclass(frozen=True)
+    class Spy(Extension):
+        def wrap_predict(self, inner: Predict, state: Any) -> Predict:
+            return lambda evaluation: (seen.append(evaluation.x), inner(evaluation))[1]
+
+    steps = list(start(Held(), Spy()))
+    latents = [*seen, *(step.x for step in steps), *(step.denoised for step in steps)]
+    assert len(latents) == 3 * STEPS
+    assert all((latent[..., 0, :] == 0.5).all() for latent in latents)
+    assert not torch.equal(steps[-1].x[..., 1:, :], final()[..., 1:, :])
+
+
+def test_a_hold_acts_only_when_it_is_meant_to() -> None:
+    steps = list(start(Held(when=Interval(0.5, 0.75))))
+    assert [(step.x[..., 0, :] == 0.5).all().item() for step in steps] == [False, False, True, False]
+
+
+def test_a_beginning_is_changed_once_and_only_by_what_is_active_then() -> None:
+    shifted = list(sample(DIT, NOISE + 0.25, prompt(), sigmas=flow_sigmas(STEPS, 7.0), extensions=[Held()]))[-1].x
+    assert torch.equal(final(Held(shift=0.25)), shifted)
+    late = Interval(0.25, 1)
+    assert torch.equal(final(Held(shift=0.25, when=late)), final(Held(when=late)))
+
+
+def test_of_two_holds_the_one_further_in_has_the_last_word() -> None:
+    for order in ([Held(), HeldFurtherIn(value=-1.0)], [HeldFurtherIn(value=-1.0), Held()]):
+        assert (final(*order)[..., 0, :] == -1.0).all()
+
+
 def test_what_was_set_up_is_undone_at_the_end_of_the_run() -> None:
     undone: list[str] = []
     for step in start(Cleanup(undone=undone)):
