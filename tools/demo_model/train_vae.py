@@ -1,0 +1,102 @@
+"""Trains the VAE on clips of the world: ``python -m tools.demo_model.train_vae``.
+
+Small crops teach the convolutions, whole clips the group norms and the attention, whose statistics depend on size.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from hyvideo_core.configs import VAEConfig
+from hyvideo_core.vae import VAE
+from hyvideo_core.vae.blocks import ResnetBlock
+from tools.demo_model import vae_forward
+from tools.demo_model.training import DEVICE, Draw, Recipe, Training, stack
+from tools.demo_model.world import CLIP_FRAMES, Scene, random_scene, render
+
+CONFIG = VAEConfig(block_out_channels=(16, 32, 32, 32), norm_groups=4)
+RECIPE = Recipe(steps=2400, rate=2e-3, average=0.998)
+CROP_PX = 32
+#: Weight of the latent's divergence from a normal distribution: enough to keep it smooth.
+KL_WEIGHT = 1e-4
+L1_WEIGHT = 0.1
+#: From this part of the training on, only whole clips are seen.
+WHOLE_FROM = 0.7
+
+
+def main() -> None:
+    """Train to the end of the recipe."""
+    torch.manual_seed(0)
+    vae = initialised(VAE(CONFIG)).to(DEVICE, memory_format=torch.channels_last_3d)
+    Training("vae", vae, RECIPE).run(lambda draw, step: losses(vae, batch(draw, step), draw.torch))
+
+
+def initialised(vae: VAE) -> VAE:
+    """Weights that keep the variance, and residual blocks that add nothing yet: five times as fast as torch's own."""
+    for module in vae.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+            nn.init.zeros_(module.bias)
+    for module in vae.modules():
+        if isinstance(module, ResnetBlock):
+            nn.init.zeros_(module.conv2.conv.weight)
+    return vae
+
+
+def batch(draw: Draw, step: int) -> Tensor:
+    """Clips [B, 3, T, H, W] of one of several sizes."""
+    rng = draw.rng
+    kind = rng.choices(("crop", "square", "wide", "image"), weights=(5, 2, 2, 1))[0]
+    if kind == "crop" and step > WHOLE_FROM * RECIPE.steps:
+        kind = rng.choice(("square", "wide"))
+    if kind == "image":
+        size = rng.choice(((64, 64), (96, 48)))
+        return stack(render(random_scene(rng, *size), 1) for _ in range(12))
+    if kind == "crop":
+        frames = rng.choice((5, 9, 17))
+        return stack(crop(rng, random_scene(rng, 64, 64), frames) for _ in range(8 * CLIP_FRAMES // frames))
+    size = (64, 64) if kind == "square" else (96, 48)
+    return stack(render(random_scene(rng, *size)) for _ in range(2))
+
+
+def crop(rng: random.Random, scene: Scene, frames: int) -> Tensor:
+    """A window on the clip that shows a part of one object in one of its frames."""
+    clip = render(scene, frames)
+    x, y, radius = rng.choice(scene.things).path(frames)
+    frame = rng.randrange(frames)
+    left, top = (
+        int(float(at[frame]) + float(radius[frame]) * rng.uniform(-1, 1)) - CROP_PX // 2 for at in (x, y)
+    )
+    left, top = (max(0, min(start, 64 - CROP_PX)) for start in (left, top))
+    return clip[:, :, top : top + CROP_PX, left : left + CROP_PX]
+
+
+def losses(vae: VAE, clips: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """Distance of the reconstruction, and of the latent from a normal distribution."""
+    device = vae.quant_conv.weight.device
+    # oneDNN's bfloat16 convolution gives weight gradients of NaN where there are fewer than five frames.
+    fast = partial(torch.autocast, device.type, torch.bfloat16, enabled=clips.shape[2] >= 5)
+    clips = clips.to(device, memory_format=torch.channels_last_3d)
+    with fast():
+        posterior = vae_forward.encode(vae, clips)
+    moments = posterior.moments.float()
+    mean, logvar = moments.chunk(2, dim=1)
+    logvar = logvar.clamp(-12.0, 4.0)
+    latent = mean + torch.randn(mean.shape, generator=generator).to(device) * (0.5 * logvar).exp()
+    with fast():
+        rebuilt = vae_forward.decode(vae, latent)
+    error = rebuilt.float() - clips
+    divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+    return {
+        "mse": error.square().mean(),
+        "l1": L1_WEIGHT * error.abs().mean(),
+        "kl": KL_WEIGHT * divergence,
+    }
+
+
+if __name__ == "__main__":
+    main()
