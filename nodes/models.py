@@ -16,6 +16,14 @@ DIFFUSERS_FOLDERS = ("diffusion_models", "diffusers")
 TEXT_FOLDERS = ("text_encoders", "LLM", "clip")
 DIFFUSERS_CLASS = "HunyuanVideoTransformer3DModel"
 
+#: What comes with the pack, in folders named as the host's.
+SHIPPED = Path(__file__).resolve().parent.parent / "models"
+SHIPPED_FOLDERS = ("diffusion_models", "text_encoders", "vae", "loras")
+
+for _name in SHIPPED_FOLDERS:
+    if (SHIPPED / _name).is_dir():
+        # Behind the user's own folders: their files win, and what is downloaded or saved still goes there.
+        folder_paths.add_model_folder_path(_name, str(SHIPPED / _name))
 for _ours, _hosts in ((TRANSFORMERS, "diffusion_models"), (TEXT_ENCODERS, "text_encoders")):
     folder_paths.folder_names_and_paths[_ours] = (folder_paths.get_folder_paths(_hosts), SUFFIXES)
 
