@@ -174,7 +174,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=argparse.SUPPRESS,
         help="tokenizer.json of the language model, needed where it is not in the folder of --text-encoder and "
-        "COMFYUI_PATH names no ComfyUI",
+        "COMFYUI_PATH names no ComfyUI; not used where the file of --text-encoder holds its own",
     )
     add(
         "--clip-tokenizer",

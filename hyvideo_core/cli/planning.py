@@ -53,8 +53,8 @@ class Job:
     tiling: Tiling
     text_device: torch.device
     text_streams: bool
-    llm_tokenizer: Path
-    clip_tokenizer: Path
+    llm_tokenizer: Path | None
+    clip_tokenizer: Path | None
 
     @property
     def text_dtype(self) -> torch.dtype:

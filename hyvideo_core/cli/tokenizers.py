@@ -1,4 +1,4 @@
-"""Where the tokenizers are: named, beside the model, or in a ComfyUI."""
+"""Where the tokenizers are: inside the model's file, named, beside it, or in a ComfyUI."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyvideo_core.errors import TokenizerError
+from hyvideo_core.weights import holds_tokenizer
 
 COMFYUI = "COMFYUI_PATH"
 
@@ -25,8 +26,13 @@ LLM = Wanted("the language model", "--llm-tokenizer", ("tokenizer.json",), "comf
 CLIP = Wanted("CLIP-L", "--clip-tokenizer", ("vocab.json", "tokenizer.json"), "comfy/sd1_tokenizer")
 
 
-def find(wanted: Wanted, named: Path | None, model: Path) -> Path:
-    """The tokenizer for the model at ``model``. Raises ``TokenizerError`` that tells all ways to give it."""
+def find(wanted: Wanted, named: Path | None, model: Path) -> Path | None:
+    """The tokenizer for the model at ``model``; None where its file holds its own.
+
+    Raises ``TokenizerError`` that tells all ways to give it.
+    """
+    if holds_tokenizer(model):
+        return None
     if named is not None:
         return named
     comfyui = os.environ.get(COMFYUI)

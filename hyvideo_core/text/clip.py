@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hyvideo_core.text.templates import require_prompts
-from hyvideo_core.text.tokenizers import CLIP_EOS, CLIPTokenizer
+from hyvideo_core.text.tokenizers import CLIPTokenizer
 
 
 class CLIPEncoder(nn.Module):
@@ -35,7 +35,7 @@ class CLIPEncoder(nn.Module):
         for prompt in prompts:
             ids = self.tokenizer.encode(prompt.strip())
             # Attention is causal: what follows the first end token cannot reach it.
-            ids = ids[: ids.index(CLIP_EOS) + 1]
+            ids = ids[: ids.index(self.tokenizer.end) + 1]
             hidden = self.clip(input_ids=torch.tensor([ids], device=device)).last_hidden_state
             pooled.append(hidden[0, -1])
         return torch.stack(pooled)

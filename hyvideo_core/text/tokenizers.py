@@ -7,10 +7,11 @@ emoji or invisible characters touch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.normalizers import NFC, BertNormalizer
 from tokenizers.normalizers import Sequence as Normalizers
@@ -19,6 +20,8 @@ from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 from tokenizers.processors import TemplateProcessing
 
 from hyvideo_core.errors import PromptError, TokenizerError
+from hyvideo_core.text.templates import IMAGE, VIDEO
+from hyvideo_core.text.vocabulary import OwnVocabulary
 
 LLAMA_BOS, LLAMA_IMAGE, LLAMA_PAD = 128000, 128257, 128258
 CLIP_BOS, CLIP_EOS = 49406, 49407
@@ -41,25 +44,49 @@ CLIP_SELF_TEST: dict[str, list[int]] = {
     "你好": [CLIP_BOS, 47466, 510, 29290, 377, CLIP_EOS],
 }  # fmt: skip
 
+#: The token before every text, and with it those of Llama-3 and LLaVA that a text may hold.
+LLAMA_BEGIN = "<|begin_of_text|>"
+LLAMA_SPECIAL = (
+    LLAMA_BEGIN, "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<image>", "<pad>",
+)  # fmt: skip
+#: What Llama-3 takes for one word. Source: its tokenizer.json.
+LLAMA_WORD = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+#: The tokens around every text.
+CLIP_ENDS = ("<|startoftext|>", "<|endoftext|>")
 #: What CLIP takes for one word: a contraction's end, letters, one digit, or a run of other signs.
 CLIP_WORD = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 
-class LlamaTokenizer:
-    """Llama-3's tokenizer with the tokens LLaVA adds."""
+LLAMA_REMEDY = (
+    "Take tokenizer.json of the llava-llama-3-8b text encoder; ComfyUI ships it in comfy/text_encoders/llama_tokenizer."
+)
+CLIP_REMEDY = (
+    "Take the tokenizer of clip-vit-large-patch14, a folder with vocab.json and merges.txt; ComfyUI ships it in "
+    "comfy/sd1_tokenizer."
+)
 
-    def __init__(self, path: str | Path) -> None:
-        """Read ``tokenizer.json`` (a file, or the folder that holds it) and test it. Raises ``TokenizerError``."""
-        path = Path(path)
+
+class LlamaTokenizer:
+    """Llama-3's tokenizer with the tokens LLaVA adds, or the like over a small model's own vocabulary."""
+
+    def __init__(self, source: str | Path | OwnVocabulary) -> None:
+        """Read ``tokenizer.json`` (a file, or the folder that holds it) or a model's own vocabulary, and test it.
+
+        Raises ``TokenizerError``.
+        """
+        if isinstance(source, OwnVocabulary):
+            self._tokenizer = llama_pipeline(source.words(LLAMA_SPECIAL))
+            _check_crops(source, self.encode)
+            return
+        path = Path(source)
         file = path / "tokenizer.json" if path.is_dir() else path
-        remedy = (
-            "Take tokenizer.json of the llava-llama-3-8b text encoder; ComfyUI ships it in "
-            "comfy/text_encoders/llama_tokenizer."
-        )
-        self._tokenizer = _read(lambda: Tokenizer.from_file(str(file)), file, remedy)
+        self._tokenizer = _read(lambda: Tokenizer.from_file(str(file)), file, LLAMA_REMEDY)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        _self_test(file, self.encode, LLAMA_SELF_TEST, remedy)
+        _self_test(file, self.encode, LLAMA_SELF_TEST, LLAMA_REMEDY)
 
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``, beginning with <|begin_of_text|>. Raises ``PromptError`` for text that is not Unicode."""
@@ -80,18 +107,19 @@ class CLIPTokenizer:
     Source: transformers 4.46 ``CLIPTokenizer`` without ftfy: invisible characters go, each Chinese character is a word.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        """Read ``vocab.json`` and ``merges.txt``, or ``tokenizer.json``, and test it. Raises ``TokenizerError``.
+    def __init__(self, source: str | Path | OwnVocabulary) -> None:
+        """Read ``vocab.json`` and ``merges.txt``, ``tokenizer.json``, or a model's own vocabulary, and test it.
 
-        ``path`` is the folder that holds them, or the file ``tokenizer.json``.
+        ``source`` may be the folder that holds them, or the file ``tokenizer.json``. Raises ``TokenizerError``.
         """
-        path = Path(path)
-        remedy = (
-            "Take the tokenizer of clip-vit-large-patch14, a folder with vocab.json and merges.txt; ComfyUI ships it "
-            "in comfy/sd1_tokenizer."
-        )
-        self._tokenizer = _read(lambda: clip_pipeline(_clip_words(path)), path, remedy)
-        _self_test(path, self.encode, CLIP_SELF_TEST, remedy)
+        if isinstance(source, OwnVocabulary):
+            self._tokenizer = clip_pipeline(source.words(CLIP_ENDS))
+        else:
+            path = Path(source)
+            self._tokenizer = _read(lambda: clip_pipeline(_clip_words(path)), path, CLIP_REMEDY)
+            _self_test(path, self.encode, CLIP_SELF_TEST, CLIP_REMEDY)
+        #: The id that ends every text, where its summary is read.
+        self.end = self.encode("")[-1]
 
     def encode(self, text: str) -> list[int]:
         """Ids of ``text`` from begin to end token, cut to 77 as the original does. Errors as ``LlamaTokenizer``."""
@@ -107,22 +135,35 @@ def _clip_words(path: Path) -> BPE:
     return Tokenizer.from_file(str(path / "tokenizer.json" if path.is_dir() else path)).model
 
 
-def clip_pipeline(words: BPE) -> Tokenizer:
-    """CLIP's way from lower-case text to at most 77 ids, whatever the vocabulary of ``words`` is."""
-    ends = ("<|startoftext|>", "<|endoftext|>")
+def llama_pipeline(words: BPE) -> Tokenizer:
+    """Llama-3's way from text to ids and back over the vocabulary of ``words``."""
     tokenizer = Tokenizer(words)
-    tokenizer.add_special_tokens([AddedToken(token, normalized=True, special=True) for token in ends])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in LLAMA_SPECIAL])
+    tokenizer.pre_tokenizer = PreTokenizers(
+        [Split(Regex(LLAMA_WORD), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.post_processor = _surrounded(tokenizer, f"{LLAMA_BEGIN} $A", [LLAMA_BEGIN])
+    tokenizer.decoder = ByteLevelDecoder()
+    return tokenizer
+
+
+def clip_pipeline(words: BPE) -> Tokenizer:
+    """CLIP's way from lower-case text to at most 77 ids over the vocabulary of ``words``."""
+    tokenizer = Tokenizer(words)
+    tokenizer.add_special_tokens([AddedToken(token, normalized=True, special=True) for token in CLIP_ENDS])
     tokenizer.normalizer = Normalizers(
         [BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=False, lowercase=False), NFC()]
     )
     tokenizer.pre_tokenizer = PreTokenizers(
         [Split(Regex(CLIP_WORD), "removed", invert=True), ByteLevel(add_prefix_space=False, use_regex=False)]
     )
-    tokenizer.post_processor = TemplateProcessing(
-        single=f"{ends[0]} $A {ends[1]}", special_tokens=[(token, tokenizer.token_to_id(token)) for token in ends]
-    )
+    tokenizer.post_processor = _surrounded(tokenizer, f"{CLIP_ENDS[0]} $A {CLIP_ENDS[1]}", CLIP_ENDS)
     tokenizer.enable_truncation(CLIP_MAX_LENGTH)
     return tokenizer
+
+
+def _surrounded(tokenizer: Tokenizer, template: str, ends: Sequence[str]) -> TemplateProcessing:
+    return TemplateProcessing(single=template, special_tokens=[(end, tokenizer.token_to_id(end)) for end in ends])
 
 
 def _read(read: Callable[[], Tokenizer], path: Path, remedy: str) -> Tokenizer:
@@ -139,6 +180,17 @@ def _self_test(path: Path, encode: Callable[[str], list[int]], expected: dict[st
             raise TokenizerError(
                 f"{path} turns {text!r} into {found}, but the model was trained with {ids}. It is another model's "
                 f"tokenizer, or the installed tokenizers package reads it wrongly. {remedy}"
+            )
+
+
+def _check_crops(own: OwnVocabulary, encode: Callable[[str], list[int]]) -> None:
+    """The templates drop a fixed number of tokens: all before the prompt and none of it, whatever the vocabulary."""
+    for template in (VIDEO, IMAGE):
+        before, filled = encode(template.before), encode(template.fill("a"))
+        if len(before) != template.crop_start or filled[: len(before)] != before:
+            raise own.error(
+                f"takes {len(before)} tokens for what template '{template.name}' has before the prompt, but "
+                f"{template.crop_start} were expected, a token for each word"
             )
 
 

@@ -14,7 +14,7 @@ from hyvideo_core.weights.dit import (
 )
 from hyvideo_core.weights.files import parameter_count, size_on_disk_bytes
 from hyvideo_core.weights.lora import Lora, lora_bytes, merge
-from hyvideo_core.weights.text import describe_clip, describe_mllm, load_clip, load_mllm
+from hyvideo_core.weights.text import describe_clip, describe_mllm, holds_tokenizer, load_clip, load_mllm
 from hyvideo_core.weights.vae import describe_vae, load_vae
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "describe_mllm",
     "describe_vae",
     "detect_dit",
+    "holds_tokenizer",
     "inspect_dit",
     "kind_of",
     "load_clip",

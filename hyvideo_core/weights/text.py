@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from hyvideo_core.errors import CheckpointError
+from hyvideo_core.errors import CheckpointError, TokenizerError
 from hyvideo_core.ops import Linear
 from hyvideo_core.text import CLIPEncoder, MLLMEncoder
 from hyvideo_core.text.mllm import SKIPPED_LAYERS
 from hyvideo_core.text.tokenizers import CLIP_EOS, CLIP_MAX_LENGTH, LLAMA_PAD, CLIPTokenizer, LlamaTokenizer
+from hyvideo_core.text.vocabulary import OwnVocabulary
 from hyvideo_core.weights.detect import count_blocks, describe
 from hyvideo_core.weights.files import Checkpoint, open_checkpoint, open_folder
 from hyvideo_core.weights.load import listed, materialise
@@ -40,6 +41,8 @@ LLAMA_LAYER = {
     *(f"mlp.{part}_proj.weight" for part in ("gate", "up", "down")),
     *(f"{part}_layernorm.weight" for part in ("input", "post_attention")),
 }
+#: Where a file's metadata holds a ``tokenizer.json`` of its own, as small models do.
+TOKENIZER = "tokenizer"
 #: Saved by old versions of transformers; computed from the configuration since.
 LLAMA_BUFFER = "self_attn.rotary_emb.inv_freq"
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
@@ -48,19 +51,21 @@ SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 def load_mllm(
     path: str | Path,
     *,
-    tokenizer: str | Path,
+    tokenizer: str | Path | None = None,
     config: Config | None = None,
     dtype: torch.dtype = torch.float16,
     device: torch.device | str = "cpu",
 ) -> MLLMEncoder:
     """The language model at ``path`` (a file, or a folder with config.json), without the layers nobody reads.
 
-    ``config`` entries (Hugging Face names) override what is detected. Raises ``CheckpointError`` for other models and
-    incomplete downloads, ``TokenizerError`` for a tokenizer that is not this model's.
+    ``tokenizer`` is not asked for where the file holds its own (``holds_tokenizer``). ``config`` entries (Hugging
+    Face names) override what is detected. Raises ``CheckpointError`` for other models and incomplete downloads,
+    ``TokenizerError`` for a tokenizer that is not this model's.
     """
-    ids = LlamaTokenizer(tokenizer)
+    official = None if holds_tokenizer(path) else LlamaTokenizer(_named(tokenizer, path))
     checkpoint, prefix = _open_mllm(path)
     settings = _llama_settings(checkpoint, prefix, _stated(path, checkpoint, config))
+    ids = official or LlamaTokenizer(_own_vocabulary(checkpoint, settings))
     llama = materialise(
         lambda: _build_llama(settings),
         checkpoint,
@@ -77,17 +82,18 @@ def load_mllm(
 def load_clip(
     path: str | Path,
     *,
-    tokenizer: str | Path,
+    tokenizer: str | Path | None = None,
     config: Config | None = None,
     dtype: torch.dtype = torch.float16,
     device: torch.device | str = "cpu",
 ) -> CLIPEncoder:
     """CLIP's text model at ``path`` (a file, or a folder with config.json). Arguments and errors as ``load_mllm``."""
-    ids = CLIPTokenizer(tokenizer)
+    official = None if holds_tokenizer(path) else CLIPTokenizer(_named(tokenizer, path))
     checkpoint, prefix = _open_clip(path)
     settings = _clip_settings(checkpoint, prefix, _stated(path, checkpoint, config))
+    ids = official or CLIPTokenizer(_own_vocabulary(checkpoint, settings))
     clip = materialise(
-        lambda: _build_clip(settings),
+        lambda: _build_clip(settings, ids.end),
         checkpoint,
         # Some versions of transformers put the model one level deeper than the official names.
         lambda name: prefix + name.removeprefix("text_model."),
@@ -98,6 +104,17 @@ def load_clip(
         if "position_ids" in module._buffers:
             module._buffers["position_ids"] = torch.arange(CLIP_MAX_LENGTH, device=device)[None]
     return CLIPEncoder(clip, ids)
+
+
+def holds_tokenizer(path: str | Path) -> bool:
+    """Whether the text encoder at ``path`` is a file with a tokenizer of its own in its metadata.
+
+    Raises ``CheckpointError`` for a damaged file.
+    """
+    path = Path(path)
+    # Other kinds of file have no metadata, and opening a pickle reads it.
+    may_hold = path.is_file() and path.suffix.lower() in (".safetensors", ".sft")
+    return may_hold and TOKENIZER in open_checkpoint(path).metadata
 
 
 def describe_mllm(path: str | Path) -> str:
@@ -115,6 +132,18 @@ def describe_clip(path: str | Path) -> str:
     return f"CLIP text model, {found['num_hidden_layers']} layers of {found['hidden_size']}"
 
 
+def _named(tokenizer: str | Path | None, model: str | Path) -> str | Path:
+    if tokenizer is None:
+        raise TokenizerError(
+            f"{Path(model).name} holds no tokenizer of its own, and none was named. Give the path of the official one."
+        )
+    return tokenizer
+
+
+def _own_vocabulary(checkpoint: Checkpoint, settings: Config) -> OwnVocabulary:
+    return OwnVocabulary(checkpoint.metadata[TOKENIZER], checkpoint.path.name, settings["vocab_size"])
+
+
 def _open_mllm(path: str | Path) -> tuple[Checkpoint, str]:
     anchors = ("layers.0.self_attn.q_proj.weight", "layers.0.mlp.gate_proj.weight", "embed_tokens.weight")
     wanted = (
@@ -130,7 +159,7 @@ def _open_mllm(path: str | Path) -> tuple[Checkpoint, str]:
             f"quantised language model, but {wanted}"
         )
     vocabulary = checkpoint.shapes[prefix + "embed_tokens.weight"][0]
-    if vocabulary <= LLAMA_PAD:
+    if vocabulary <= LLAMA_PAD and TOKENIZER not in checkpoint.metadata:
         raise CheckpointError(
             f"{checkpoint.path.name} knows {vocabulary:,} tokens, too few to be LLaVA-Llama-3 with its 128,320, but "
             f"{wanted}"
@@ -242,7 +271,8 @@ def _clip_settings(checkpoint: Checkpoint, prefix: str, stated: Config) -> dict[
             "Choose clip_l.safetensors, or state num_attention_heads for a model of another width."
         )
     activation = stated.get("hidden_act") or CLIP_L["hidden_act"]
-    if vocabulary <= CLIP_EOS or activation != CLIP_L["hidden_act"]:
+    too_few = vocabulary <= CLIP_EOS and TOKENIZER not in checkpoint.metadata
+    if too_few or activation != CLIP_L["hidden_act"]:
         raise CheckpointError(
             f"{checkpoint.path.name} is a CLIP text model with {vocabulary:,} tokens and activation {activation!r}, "
             f"but CLIP-L's 49,408 and {CLIP_L['hidden_act']!r} were expected. Choose clip_l.safetensors."
@@ -285,10 +315,12 @@ def _build_llama(settings: Config) -> nn.Module:
     return llama
 
 
-def _build_clip(settings: Config) -> nn.Module:
+def _build_clip(settings: Config, end: int) -> nn.Module:
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    config = CLIPTextConfig(**settings, max_position_embeddings=CLIP_MAX_LENGTH, eos_token_id=CLIP_EOS)
+    config = CLIPTextConfig(
+        **settings, max_position_embeddings=CLIP_MAX_LENGTH, bos_token_id=None, eos_token_id=end, pad_token_id=None
+    )
     config._attn_implementation = "sdpa"
     clip: nn.Module = CLIPTextModel(config)
     return clip

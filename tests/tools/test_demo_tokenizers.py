@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from hyvideo_core.text import IMAGE, VIDEO, Template
+from hyvideo_core.text.tokenizers import CLIP_ENDS, LLAMA_SPECIAL
 from tools import comfyui
-from tools.demo_model.tokenizers import CLIP_SPECIAL, LLAMA_SPECIAL, clip_tokenizer, llama_tokenizer
+from tools.demo_model.tokenizers import clip_tokenizer, llama_tokenizer
 from tools.paths import ROOT
 
 CAPTIONS = (
@@ -55,7 +56,7 @@ def test_special_tokens_are_one_token_each_and_come_last() -> None:
     assert [begin, *found] == list(range(size - len(LLAMA_SPECIAL), size))
     size = CLIP.get_vocab_size()
     assert CLIP.encode("").ids == [size - 2, size - 1]
-    assert CLIP.encode("").tokens == list(CLIP_SPECIAL)
+    assert CLIP.encode("").tokens == list(CLIP_ENDS)
 
 
 @given(text=TEXT)
@@ -65,7 +66,7 @@ def test_any_text_encodes_and_llama_gives_it_back(text: str) -> None:
     assert LLAMA.decode(ids[1:], skip_special_tokens=False) == text
     assert ids[0] == LLAMA.token_to_id(LLAMA_SPECIAL[0])
     ids = CLIP.encode(text).ids
-    assert (ids[0], ids[-1]) == tuple(map(CLIP.token_to_id, CLIP_SPECIAL))
+    assert (ids[0], ids[-1]) == tuple(map(CLIP.token_to_id, CLIP_ENDS))
     assert len(ids) <= 77
 
 

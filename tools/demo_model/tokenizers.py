@@ -11,28 +11,16 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders
+from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as Normalizers
-from tokenizers.pre_tokenizers import ByteLevel, PreTokenizer, Split
-from tokenizers.pre_tokenizers import Sequence as PreTokenizers
-from tokenizers.processors import TemplateProcessing
+from tokenizers.pre_tokenizers import ByteLevel, PreTokenizer
 from tokenizers.trainers import BpeTrainer
 
 from hyvideo_core.text.templates import IMAGE, VIDEO
-from hyvideo_core.text.tokenizers import clip_pipeline
+from hyvideo_core.text.tokenizers import CLIP_ENDS, LLAMA_SPECIAL, clip_pipeline, llama_pipeline
 
-BEGIN = "<|begin_of_text|>"
-LLAMA_SPECIAL = (
-    BEGIN, "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<image>", "<pad>",
-)  # fmt: skip
-CLIP_SPECIAL = ("<|startoftext|>", "<|endoftext|>")
-#: What Llama-3 takes for one word. Source: its tokenizer.json.
-LLAMA_WORD = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 #: In how many words a piece must occur to become a token.
 LEAST_WORDS = 2
 
@@ -42,26 +30,17 @@ def llama_tokenizer(captions: Iterable[str], vocabulary: int = 1024) -> str:
 
     The same captions, in any order, give the same text. Raises ``ValueError`` where their words do not fit.
     """
-    tokenizer = Tokenizer(BPE())
-    tokenizer.pre_tokenizer = PreTokenizers(
-        [Split(Regex(LLAMA_WORD), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    words = _words(tokenizer, _template_texts())
-    for word in _words(tokenizer, captions):
+    splits = llama_pipeline(BPE())
+    words = _words(splits, _template_texts())
+    for word in _words(splits, captions):
         words |= {word, *_forms(word)}
-    tokenizer.model = _model(words, vocabulary - len(LLAMA_SPECIAL))
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in LLAMA_SPECIAL])
-    tokenizer.post_processor = TemplateProcessing(
-        single=f"{BEGIN} $A", special_tokens=[(BEGIN, tokenizer.token_to_id(BEGIN))]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer.to_str()
+    return llama_pipeline(_model(words, vocabulary - len(LLAMA_SPECIAL))).to_str()
 
 
 def clip_tokenizer(captions: Iterable[str], vocabulary: int = 768) -> str:
     """The ``tokenizer.json`` of a CLIP tokenizer. Arguments, order and errors as ``llama_tokenizer``."""
     words = _words(clip_pipeline(BPE()), (caption.lower() for caption in captions))
-    tokenizer = clip_pipeline(_model(words, vocabulary - len(CLIP_SPECIAL)))
+    tokenizer = clip_pipeline(_model(words, vocabulary - len(CLIP_ENDS)))
     tokenizer.normalizer = Normalizers([tokenizer.normalizer, Lowercase()])
     return tokenizer.to_str()
 
