@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .decode import HyvDecode, HyvDecodeVideo, HyvEncode
+from .image_to_video import HyvImageToVideo
 from .latent import HyvEmptyLatent
 from .load import HyvLoadModel, HyvLoadTextEncoders, HyvLoadVAE
 from .model import HyvLora, HyvMemory, HyvPlan
@@ -19,6 +20,7 @@ NODES: list[type[io.ComfyNode]] = [
     HyvPlan,
     HyvEncodePrompt,
     HyvEmptyLatent,
+    HyvImageToVideo,
     HyvSampler,
     HyvDecode,
     HyvDecodeVideo,

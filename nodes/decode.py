@@ -157,19 +157,28 @@ class HyvEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae: VAEHandle, images: torch.Tensor, tiling: dict[str, Any] | None = None) -> io.NodeOutput:
-        video = images_to_video(images)
-        t, h, w = video.shape[2:]
-
-        def encode(module: VAE, tiles: Tiling | None) -> torch.Tensor:
-            return module.encode(video, tiles, _Report(cls.hidden.unique_id)).mode()
-
-        latent = _with_tiles(vae, ((t + 3) // 4, h // 8, w // 8), tiling, encode)
-        if not bool(torch.isfinite(latent).all()):
-            raise NumericsError(
-                f"The VAE returned NaN or infinity while encoding ({latent.dtype}). Choose dtype bfloat16 or float32 "
-                "in HyVideo Load VAE; if it stays, the images themselves hold such values."
-            )
+        latent = encoded(vae, images_to_video(images), tiling, cls.hidden.unique_id)
         return io.NodeOutput(host_latent(latent))
+
+
+def encoded(vae: VAEHandle, videos: torch.Tensor, tiling: dict[str, Any] | None, node_id: str | None) -> torch.Tensor:
+    """Latents [B, 16, t, h, w] in VAE space of videos [B, 3, T, H, W] in −1…1, one after the other.
+
+    ``tiling`` is the choice of a tiling input. Raises ``NumericsError`` for NaN or infinity.
+    """
+    t, h, w = videos.shape[2:]
+
+    def encode(module: VAE, tiles: Tiling | None) -> torch.Tensor:
+        report = _Report(node_id, len(videos))
+        return torch.cat([module.encode(video, tiles, report).mode() for video in videos.split(1)])
+
+    latent = _with_tiles(vae, ((t + 3) // 4, h // 8, w // 8), tiling, encode)
+    if not bool(torch.isfinite(latent).all()):
+        raise NumericsError(
+            f"The VAE returned NaN or infinity while encoding ({latent.dtype}). Choose dtype bfloat16 or float32 "
+            "in HyVideo Load VAE; if it stays, the images themselves hold such values."
+        )
+    return latent
 
 
 class _Report:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
+from hyvideo_core.sample.seams import Extension
 from hyvideo_core.weights import Lora
 
 HyvModel = io.Custom("HYV_MODEL")
@@ -41,7 +42,8 @@ class ModelHandle:
     """A transformer: which file, how its weights are held and multiplied, what it is for, what is applied to it.
 
     ``storage`` as in ``load_dit``, ``fp8_products`` "auto", "exact" or "fast", ``resident_blocks`` None for what the
-    plan says. ``loras`` act while the model runs, ``merged`` ones were added to its weights.
+    plan says. ``loras`` act while the model runs, ``merged`` ones were added to its weights; ``extensions`` are what
+    else plugs into sampling.
     """
 
     file: FileVersion
@@ -52,6 +54,7 @@ class ModelHandle:
     kind: str = "text-to-video"
     loras: tuple[Lora, ...] = ()
     merged: tuple[Lora, ...] = ()
+    extensions: tuple[Extension, ...] = ()
     resident_blocks: int | None = None
     compile_blocks: bool = False
 

@@ -39,7 +39,10 @@ class HyvSampler(io.ComfyNode):
             description="Makes the video's latent from noise, guided by the prompt.",
             search_aliases=["hunyuan sampler", "ksampler", "flow matching", "HyVideoSampler"],
             inputs=[
-                HyvModel.Input("model", tooltip="From HyVideo Load Model."),
+                HyvModel.Input(
+                    "model",
+                    tooltip="From HyVideo Load Model; an image-to-video model by way of HyVideo Image to Video.",
+                ),
                 io.Conditioning.Input("positive", tooltip="The prompt."),
                 io.Latent.Input("latent", tooltip="Size and length, or a video to change (with denoise below 1)."),
                 io.Int.Input(
@@ -55,7 +58,8 @@ class HyvSampler(io.ComfyNode):
                     min=0.01,
                     max=100.0,
                     step=0.01,
-                    tooltip="More steps go to the coarse structure when higher: 7 to 9, and 17 for Fast ones.",
+                    tooltip="More steps go to the coarse structure when higher: 7 to 9; 17 for Fast checkpoints and "
+                    "for image-to-video without stability.",
                 ),
                 io.Float.Input(
                     "guidance",
@@ -183,12 +187,13 @@ def _run(
     node_id: str | None,
 ) -> torch.Tensor:
     # Whatever is wrong with the inputs is said before 25 GB are read for them.
-    check_run(transformer.checked_config(model), x, positive, negative, guidance)
+    check_run(transformer.checked_config(model), x, positive, negative, guidance, model.extensions)
     hosted = transformer.loaded(model, tuple(x.shape))
     extensions = [
         OnBlock(check=host.check_interrupt),
         BlockSwap(waiting=hosted.waiting),
         Loras(loras=model.loras),
+        *model.extensions,
     ]
 
     def attempt(plan: SamplingPlan) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch
 from hyvideo_core.attention import resolve
 from hyvideo_core.configs import DiTConfig
 from hyvideo_core.errors import HyVideoError
+from hyvideo_core.extensions import ImageToVideo
 from hyvideo_core.model import DiT
 from hyvideo_core.ops import fp8
 from hyvideo_core.sampling_plan import SamplingPlan, plan_sampling, weights_of
@@ -32,21 +33,38 @@ from .handles import FileVersion, ModelHandle
 
 logger = logging.getLogger(__name__)
 
-#: The only kind that can be sampled so far.
-SUPPORTED = next(iter(KINDS))
+#: The kinds that can be sampled so far: the first takes no image, the second needs one.
+TEXT_TO_VIDEO, TOKEN_REPLACE, *_ = KINDS
+
+
+def check_kind(handle: ModelHandle) -> None:
+    """Raise ``HyVideoError`` for kinds that cannot be sampled yet, a missing image, and one that has no use."""
+    name, has_image = handle.file.path.name, any(isinstance(each, ImageToVideo) for each in handle.extensions)
+    if handle.kind not in (TEXT_TO_VIDEO, TOKEN_REPLACE):
+        raise HyVideoError(
+            f"{name} is a transformer for {handle.kind}, which HyVideo Sampler does not take so far. Choose one for "
+            f"{TEXT_TO_VIDEO} or for {TOKEN_REPLACE}."
+        )
+    if handle.kind == TOKEN_REPLACE and not has_image:
+        raise HyVideoError(
+            f"{name} is a transformer for {handle.kind}, but it was given no image. Put HyVideo Image to Video between "
+            "the model and HyVideo Sampler, or choose a text-to-video checkpoint."
+        )
+    if handle.kind == TEXT_TO_VIDEO and has_image:
+        raise HyVideoError(
+            f"{name} is loaded as a transformer for {handle.kind}, but HyVideo Image to Video gives it an image. If it "
+            f"is one for image-to-video v2, choose kind '{TOKEN_REPLACE}' in HyVideo Load Model; if not, choose "
+            "another checkpoint, or take HyVideo Image to Video away."
+        )
 
 
 def checked_config(handle: ModelHandle) -> DiTConfig:
     """The configuration of the handle's transformer, once all it asks for is known to work: nothing is loaded for this.
 
-    Raises ``HyVideoError`` or ``ValueError`` for kinds that cannot be sampled yet, kernels and fast fp8 products that
-    fail here, LoRAs that do not fit.
+    Raises ``HyVideoError`` or ``ValueError`` as ``check_kind`` does, for kernels and fast fp8 products that fail here,
+    and for LoRAs that do not fit.
     """
-    if handle.kind != SUPPORTED:
-        raise HyVideoError(
-            f"{handle.file.path.name} is a transformer for {handle.kind}, but HyVideo Sampler makes videos from text "
-            "only so far. Choose a text-to-video checkpoint such as hunyuan_video_t2v_720p_bf16.safetensors."
-        )
+    check_kind(handle)
     found = inspect_dit(handle.file.path)
     config, device = found.config, host.transformer_device()
     resolve(handle.attention, device, _dtype(handle), config.head_dim)

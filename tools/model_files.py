@@ -98,9 +98,10 @@ def loaders() -> Describe:
         found = inspect_dit(path)
         ambiguous = found.config.in_channels == TEXT_TO_VIDEO_CHANNELS and IMAGE_TO_VIDEO_NAME.search(path.name)
         kind = kind_of(found.config, TOKEN_REPLACE if ambiguous else "auto")
+        if kind == TOKEN_REPLACE:
+            return f"by its name a transformer for {kind}: choose that kind in HyVideo Load Model"
         if kind != TEXT_TO_VIDEO:
-            by_name = "by its name " if ambiguous else ""
-            raise CheckpointError(f"{by_name}a transformer for {kind}, {NOT_YET}")
+            raise CheckpointError(f"a transformer for {kind}, {NOT_YET}")
         return found.describe()
 
     return {TRANSFORMER: describe_transformer, VAE: describe_vae, LLAMA: describe_mllm, CLIP: describe_clip}

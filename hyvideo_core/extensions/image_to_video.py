@@ -44,7 +44,8 @@ class ImageToVideo(Extension):
         if size != expected:
             raise GeometryError(
                 f"The image's latent is {size} (channels, frames, height, width), but the latent to sample needs "
-                f"{expected}. Prepare the image for the size that is sampled."
+                f"{expected}. Encode the image for that size: in a graph, connect one latent to HyVideo Image to Video "
+                "and to HyVideo Sampler."
             )
         if x.shape[2] < 2:
             raise GeometryError(

@@ -1,14 +1,31 @@
-"""Latents to images as they are finished, checked and in the range of pictures."""
+"""Images to what the VAE encodes, and latents to images as they are finished, checked and in the range of pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 
 from hyvideo_core.errors import NumericsError
 from hyvideo_core.vae.autoencoder import VAE, Progress
 from hyvideo_core.vae.tiling import Tiling
+
+
+def covering(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Images [F, H, W, 1, 3 or 4] in 0–1 as clips of one frame [F, 3, 1, height, width] in −1…1.
+
+    Of each the largest part of that shape is taken, from the middle, and scaled to that size in pixels. A fourth
+    channel, alpha, is left out.
+    """
+    scale = min(images.shape[1] / height, images.shape[2] / width)
+    rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = (images.shape[1] - rows) // 2, (images.shape[2] - columns) // 2
+    part = images[:, top : top + rows, left : left + columns, :3].to(torch.float32)
+    part = part.expand(*part.shape[:3], 3).movedim(-1, 1)
+    if (rows, columns) != (height, width):
+        part = F.interpolate(part, (height, width), mode="bilinear", antialias=True)
+    return part.unsqueeze(2) * 2 - 1
 
 
 def decoded_images(

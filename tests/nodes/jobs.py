@@ -18,6 +18,7 @@ CLIP = "hyvideo_demo_clip.safetensors"
 PROMPT = "A cat walks on the grass, realistic style."
 WIDTH_PX, HEIGHT_PX, FRAMES = 64, 48, 5
 FPS = 24.0
+TOKEN_REPLACE = "image-to-video (token_replace)"
 
 
 def node(kind: str, **inputs: Any) -> Json:
@@ -100,3 +101,13 @@ def video_to_latent(changes: Mapping[str, Any] | None = None) -> Json:
         "encode": node("HyvEncode", vae=["vae", 0], images=["picture", 0], tiling="whole"),
     }
     return changed(job, {"sampler.latent": ["encode", 0], **(changes or {})})
+
+
+def image_to_latent(changes: Mapping[str, Any] | None = None, image: str = "first.png") -> Json:
+    """A prompt and a picture of the input folder to a latent file; the text-to-video model plays the other kind."""
+    job = text_to_latent({"model.kind": TOKEN_REPLACE}) | {
+        "picture": node("LoadImage", image=image),
+        "vae": node("HyvLoadVAE", vae=VAE, dtype="auto"),
+        "first": node("HyvImageToVideo", model=["model", 0], vae=["vae", 0], image=["picture", 0], latent=["size", 0]),
+    }
+    return changed(job, {"sampler.model": ["first", 0], **(changes or {})})

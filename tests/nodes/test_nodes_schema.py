@@ -25,6 +25,7 @@ NODE_IDS = {
     "HyvLora",
     "HyvMemory",
     "HyvPlan",
+    "HyvImageToVideo",
 }
 
 

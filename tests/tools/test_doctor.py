@@ -356,7 +356,7 @@ def test_the_files_that_are_here_are_planned_instead(
     ("name", "channels", "kind", "usable"),
     [
         ("hunyuan_video_t2v_720p.safetensors", 16, "text-to-video", True),
-        ("hunyuan_video_v2_replace_image_to_video_720p.safetensors", 16, "image-to-video (token_replace)", False),
+        ("hunyuan_video_v2_replace_image_to_video_720p.safetensors", 16, "image-to-video (token_replace)", True),
         ("hunyuan_video_image_to_video_720p.safetensors", 33, "image-to-video (latent_concat)", False),
         ("skyreels.safetensors", 32, "SkyReels image-to-video", False),
         ("x.safetensors", 20, "20 input channels", False),

@@ -1,0 +1,67 @@
+"""Images made fit for the VAE: the middle in the right shape, scaled as the original scales."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from hyvideo_core.vae.images import covering
+
+SIDES = st.integers(1, 90)
+MULTIPLES = st.integers(1, 4).map(lambda n: 16 * n)
+#: Pillow rounds to whole grey values, once for rows and once for columns; −1…1 is twice the range.
+GREY = 2 / 255 + 1e-6
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+
+
+@given(SIDES, SIDES, MULTIPLES, MULTIPLES, st.sampled_from([1, 3, 4]))
+def test_any_image_becomes_a_clip_of_the_size(rows: int, columns: int, height: int, width: int, channels: int) -> None:
+    clips = covering(noise(2, rows, columns, channels), height, width)
+    assert clips.shape == (2, 3, 1, height, width)
+    assert clips.dtype == torch.float32
+    assert clips.abs().max() <= 1 + 1e-6
+
+
+@given(MULTIPLES, MULTIPLES, st.integers(0, 40), st.booleans())
+def test_of_an_image_that_hangs_over_the_middle_is_taken_as_it_is(
+    height: int, width: int, over: int, is_wide: bool
+) -> None:
+    inner = noise(1, height, width, 3)
+    shape = (1, height, width + 2 * over, 3) if is_wide else (1, height + 2 * over, width, 3)
+    whole = torch.zeros(shape)
+    top, left = (0, over) if is_wide else (over, 0)
+    whole[:, top : top + height, left : left + width] = inner
+    expected = inner.permute(0, 3, 1, 2)[:, :, None] * 2 - 1
+    assert torch.equal(covering(whole, height, width), expected)
+
+
+@pytest.mark.parametrize("factor", [3, 0.5, 1.5])
+def test_it_scales_as_pillow_does_bilinearly(factor: float) -> None:
+    pixels = (noise(round(48 * factor), round(64 * factor), 3) * 255).round().to(torch.uint8)
+    scaled = np.asarray(Image.fromarray(pixels.numpy()).resize((64, 48), Image.Resampling.BILINEAR))
+    found = covering(pixels[None] / 255, 48, 64)[0, :, 0].permute(1, 2, 0)
+    expected = torch.from_numpy(scaled.copy()) / 255 * 2 - 1
+    assert (found - expected).abs().max() <= GREY
+
+
+def test_alpha_is_left_out_and_grey_is_grey() -> None:
+    image = noise(1, 40, 50, 4)
+    assert torch.equal(covering(image, 32, 48), covering(image[..., :3], 32, 48))
+    grey = covering(image[..., :1], 32, 48)
+    assert torch.equal(grey[:, 0], grey[:, 2])
+
+
+def test_the_shape_is_kept() -> None:
+    """A square in the middle of a wide picture stays a square."""
+    image = torch.zeros(1, 100, 300, 3)
+    image[:, 25:75, 125:175] = 1
+    lit = covering(image, 48, 64)[0, 0, 0] > 0
+    rows, columns = lit.any(dim=1).sum().item(), lit.any(dim=0).sum().item()
+    assert rows == columns == 24
