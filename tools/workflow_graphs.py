@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 PROMPT = "A cat walks on the grass, realistic style."
+#: What ``HOSTS_PICTURE`` shows, and what happens there.
+MOTION = "A child's drawing of a girl in a pink dress on a green hill. She waves both arms, clouds drift by."
+DEMO_MOTION = "A red square moving left on a white background."
 HUB = "https://huggingface.co/Comfy-Org/HunyuanVideo_repackaged/resolve/main/split_files"
 
 
@@ -33,7 +36,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Files:
-    """Model files of a workflow, where to download them, and the note beside the graph."""
+    """Model files of a workflow, where to download them, and the note beside the graph.
+
+    ``kind`` is what the transformer is for, where its file does not tell.
+    """
 
     model: str
     vae: str
@@ -42,14 +48,15 @@ class Files:
     note_title: str
     note: str
     urls: dict[str, str] = field(default_factory=dict)
+    kind: str = "auto"
 
     def folder(self, file: str) -> str:
         """Folder inside ``models`` that a downloadable file belongs in; the hub is laid out alike."""
         return self.urls[file].rsplit("/", 2)[1]
 
 
-def _real_files() -> Files:
-    model, vae = "hunyuan_video_t2v_720p_bf16.safetensors", "hunyuan_video_vae_bf16.safetensors"
+def _real_files(model: str, hint: str = "", kind: str = "auto") -> Files:
+    vae = "hunyuan_video_vae_bf16.safetensors"
     llm, clip = "llava_llama3_fp16.safetensors", "clip_l.safetensors"
     urls = {
         model: f"{HUB}/diffusion_models/{model}",
@@ -59,11 +66,17 @@ def _real_files() -> Files:
     }
     sizes = {model: "25.6 GB", llm: "16.1 GB", clip: "246 MB", vae: "493 MB"}
     lines = [f"- **models/{url.rsplit('/', 2)[1]}**: [{file}]({url}), {sizes[file]}" for file, url in urls.items()]
-    note = "\n".join(["Download each file into its folder, then press **R** to refresh the lists.", "", *lines])
-    return Files(model, vae, llm, clip, "Model files", note, urls)
+    note = "\n".join(["Download each file into its folder, then press **R** to refresh the lists.", "", *lines, hint])
+    return Files(model, vae, llm, clip, "Model files", note.rstrip(), urls, kind)
 
 
-REAL = _real_files()
+TOKEN_REPLACE = "image-to-video (token_replace)"
+REAL = _real_files("hunyuan_video_t2v_720p_bf16.safetensors")
+REAL_I2V = _real_files(
+    "hunyuan_video_v2_replace_image_to_video_720p_bf16.safetensors",
+    "\nThe language model does not see the image yet: say in the prompt what it shows, too.",
+    TOKEN_REPLACE,
+)
 DEMO = Files(
     "hyvideo_demo_t2v.safetensors",
     "hyvideo_demo_vae.safetensors",
@@ -73,6 +86,7 @@ DEMO = Files(
     "A toy model with random weights: it shows that everything works, and the result is **coloured noise**.\n\n"
     "For real videos open the template **hyvideo_t2v**.",
 )
+DEMO_I2V = replace(DEMO, model="hyvideo_demo_i2v.safetensors", kind=TOKEN_REPLACE)
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,7 @@ DEMO_IMAGE = Scale(SMALL_SIZE, 1, 6)
 Graph = dict[str, Node]
 
 
-def own_nodes(files: Files, scale: Scale, name: str) -> Graph:
+def own_nodes(files: Files, scale: Scale, name: str, prompt: str = PROMPT) -> Graph:
     """Everything with this pack's nodes: one frame is saved as an image, more as a video."""
     is_image = scale.frames == 1
     return {
@@ -104,7 +118,7 @@ def own_nodes(files: Files, scale: Scale, name: str) -> Graph:
             "HyvEncodePrompt",
             {
                 "text_encoders": Link("encoders"),
-                "prompt": PROMPT,
+                "prompt": prompt,
                 "negative": "",
                 "template": "image" if is_image else "video",
             },
@@ -116,6 +130,40 @@ def own_nodes(files: Files, scale: Scale, name: str) -> Graph:
         "sampler": _sampler(scale, Link("model"), Link("prompt"), Link("prompt", 1)),
         "decode": Node("HyvDecode", {"vae": Link("vae"), "latent": Link("sampler"), "tiling": "auto"}, 2, 260),
         "save": _save_image(name) if is_image else _save_video(name),
+    }
+
+
+def image_to_video(graph: Graph, picture: Graph) -> Graph:
+    """A graph of ``own_nodes`` whose video begins with what the node ``picture`` of the other graph gives."""
+    inputs = {"model": Link("model"), "vae": Link("vae"), "image": Link("picture"), "latent": Link("size")}
+    changed: Graph = {}
+    for name, node in graph.items():
+        if name == "sampler":
+            changed |= {**picture, "first": Node("HyvImageToVideo", {**inputs, "stability": True}, 2, 140)}
+            node = replace(node, inputs={**node.inputs, "model": Link("first")})
+        changed[name] = node
+    return changed
+
+
+#: A picture that every ComfyUI brings.
+HOSTS_PICTURE: Graph = {"picture": Node("LoadImage", {"image": "example.png"}, 1, 330, "Image")}
+
+
+def red_square() -> Graph:
+    """A picture for the demo, drawn by nodes: no file is needed."""
+    paper, ink = ({"batch_size": 1, "color": color} for color in (0xF7F7F7, 0xD91A1A))
+    width, height, side = SMALL_SIZE["resolution.width"], SMALL_SIZE["resolution.height"], 22
+    place = {"x": width - 2 * side, "y": (height - side) // 2, "resize_source": False}
+    return {
+        "background": Node("EmptyImage", {"width": width, "height": height, **paper}, 1, 130, "Background"),
+        "square": Node("EmptyImage", {"width": side, "height": side, **ink}, 1, 130, "Square"),
+        "picture": Node(
+            "ImageCompositeMasked",
+            {"destination": Link("background"), "source": Link("square"), **place},
+            1,
+            150,
+            "Image",
+        ),
     }
 
 
@@ -141,7 +189,10 @@ def native_nodes(files: Files, scale: Scale, name: str) -> Graph:
 
 
 def _load_model(files: Files) -> Node:
-    return Node("HyvLoadModel", {"model": files.model, "dtype": "auto", "attention": "auto"}, 0, 150)
+    inputs = {"model": files.model, "dtype": "auto", "attention": "auto"}
+    if files.kind == "auto":
+        return Node("HyvLoadModel", inputs, 0, 150)
+    return Node("HyvLoadModel", inputs | {"kind": files.kind}, 0, 190)
 
 
 def _empty_latent(scale: Scale) -> Node:
@@ -190,10 +241,15 @@ def _save_image(name: str) -> Node:
 WORKFLOWS: dict[str, tuple[Graph, Files]] = {
     "hyvideo_t2v": (own_nodes(REAL, VIDEO_540P, "hyvideo"), REAL),
     "hyvideo_image": (own_nodes(REAL, IMAGE_720P, "hyvideo"), REAL),
+    "hyvideo_i2v": (image_to_video(own_nodes(REAL_I2V, VIDEO_540P, "hyvideo", MOTION), HOSTS_PICTURE), REAL_I2V),
     "hyvideo_t2v_native_nodes": (native_nodes(REAL, VIDEO_540P, "hyvideo_native"), REAL),
     "hyvideo_image_native_nodes": (native_nodes(REAL, IMAGE_720P, "hyvideo_native"), REAL),
     "hyvideo_demo_t2v": (own_nodes(DEMO, DEMO_VIDEO, "hyvideo_demo"), DEMO),
     "hyvideo_demo_image": (own_nodes(DEMO, DEMO_IMAGE, "hyvideo_demo"), DEMO),
+    "hyvideo_demo_i2v": (
+        image_to_video(own_nodes(DEMO_I2V, DEMO_VIDEO, "hyvideo_demo", DEMO_MOTION), red_square()),
+        DEMO_I2V,
+    ),
     "hyvideo_demo_t2v_native_nodes": (native_nodes(DEMO, DEMO_VIDEO, "hyvideo_demo_native"), DEMO),
     "hyvideo_demo_image_native_nodes": (native_nodes(DEMO, DEMO_IMAGE, "hyvideo_demo_native"), DEMO),
 }

@@ -15,8 +15,8 @@ from tools.demo_model import build
 Tensors = dict[str, torch.Tensor]
 
 
-def transformer(dtype: torch.dtype = torch.bfloat16, **changes: int) -> Tensors:
-    """The demo transformer with another ``hidden_size``, ``heads``, ``double_blocks`` or ``single_blocks``."""
+def transformer(dtype: torch.dtype = torch.bfloat16, **changes: int | bool) -> Tensors:
+    """The demo transformer with another ``hidden_size`` or ``heads``, other numbers of blocks, or not distilled."""
     return build.tensors(DiT(DiTConfig(**{**build.TRANSFORMER_CONFIG, **changes})), dtype)
 
 

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import shutil
 import urllib.parse
 
+import models
 import pytest
 from PIL import Image
 
 from tools.server import PACK_NAME
-from tools.workflow_graphs import DEMO, DEMO_VIDEO, REAL, SMALL_SIZE
+from tools.workflow_graphs import DEMO_I2V, DEMO_VIDEO, SMALL_SIZE, WORKFLOWS
 from tools.workflows import FOLDER, render_all
 
 API = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted((FOLDER / "api").glob("*.json"))}
 REAL_NAMES = sorted(name for name in API if not name.startswith("hyvideo_demo_"))
-DEMO_VIDEOS = sorted(name for name in API if name.startswith("hyvideo_demo_t2v"))
+DEMO_VIDEOS = sorted(name for name in API if name.startswith(("hyvideo_demo_t2v", "hyvideo_demo_i2v")))
 SIZE_PX = (SMALL_SIZE["resolution.width"], SMALL_SIZE["resolution.height"])
 NOTES = ("Note", "MarkdownNote")
 FILE_INPUTS = {"model", "vae", "llm", "clip", "vae_name", "clip_name1", "clip_name2"}
+
+
+@pytest.fixture(autouse=True)
+def image_to_video(server, place):
+    """What these workflows need beside the demo models: a model that takes an image, and the host's own picture."""
+    place(f"diffusion_models/{DEMO_I2V.model}", models.transformer(guidance_embed=False))
+    shutil.copy(server.comfyui / "input" / "example.png", server.base / "input")
 
 
 def without_fingerprints(prompt):
@@ -66,14 +75,16 @@ def test_a_workflow_for_the_real_files_lacks_nothing_but_the_files(studio, name)
             field = error["extra_info"]["input_name"]
             assert field in FILE_INPUTS
             found[API[name][node_id]["inputs"][field]] = error["details"]
-    assert set(found) == {REAL.model, REAL.vae, REAL.llm, REAL.clip}
+    files = WORKFLOWS[name][1]
+    assert set(found) == {files.model, files.vae, files.llm, files.clip}
     assert all(file in details for file, details in found.items())
 
 
-def with_demo_files(workflow):
+def with_demo_files(name):
     """A workflow for the real files with the demo ones in their places, small and short; everything else stays."""
-    demo = {REAL.model: DEMO.model, REAL.vae: DEMO.vae, REAL.llm: DEMO.llm, REAL.clip: DEMO.clip}
-    result = json.loads(json.dumps(workflow))
+    real, toys = WORKFLOWS[name][1], WORKFLOWS[name.replace("hyvideo", "hyvideo_demo")][1]
+    demo = {real.model: toys.model, real.vae: toys.vae, real.llm: toys.llm, real.clip: toys.clip}
+    result = json.loads(json.dumps(API[name]))
     for node in result.values():
         inputs = node["inputs"]
         files = {key: value for key, value in inputs.items() if key in FILE_INPUTS and isinstance(value, str)}
@@ -87,7 +98,7 @@ def with_demo_files(workflow):
 
 @pytest.mark.parametrize("name", REAL_NAMES)
 def test_a_workflow_for_the_real_files_makes_what_it_promises(studio, clip, name):
-    outputs = studio.run(with_demo_files(API[name]))
+    outputs = studio.run(with_demo_files(name))
     (path,) = [path for node_id in outputs for path in studio.files(outputs, node_id)]
     if "image" in name:
         with Image.open(path) as image:
