@@ -134,3 +134,17 @@ def with_smaller_tiles(
             tiling.tile_size_px,
             tiling.tile_frames,
         )
+
+
+def whole_or_tiled(whole: Callable[[], Result], tiled: Callable[[], Result], release: Callable[[], object]) -> Result:
+    """``whole()``; if the device runs out of memory, ``release()`` and ``tiled()``."""
+    try:
+        return whole()
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).partition("\n")[0]
+    # Outside of the handler, which would keep the failed run's tensors alive.
+    release()
+    logger.warning("VAE: out of memory (%s). Again in tiles.", reason)
+    return tiled()

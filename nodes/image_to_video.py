@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
+from functools import partial
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 
 from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
-from hyvideo_core.errors import HyVideoError, is_out_of_memory
+from hyvideo_core.decoding_plan import whole_or_tiled
+from hyvideo_core.errors import HyVideoError
 from hyvideo_core.extensions import ImageToVideo
 from hyvideo_core.types import SPATIAL_COMPRESSION
 from hyvideo_core.vae.images import covering
 
-from . import host, transformer
+from . import host, memory, transformer
 from .adapt import latent_samples
 from .decode import encoded
 from .handles import CATEGORY, HyvModel, HyvVAE, ModelHandle, VAEHandle
-
-logger = logging.getLogger(__name__)
 
 
 class HyvImageToVideo(io.ComfyNode):
@@ -83,12 +82,5 @@ def _with(model: ModelHandle, extension: ImageToVideo) -> ModelHandle:
 
 def _encoded(vae: VAEHandle, clips: torch.Tensor, node_id: str | None) -> torch.Tensor:
     """Latents in VAE space, of whole images as the original encodes them; in tiles only where memory is short."""
-    try:
-        return encoded(vae, clips, {"tiling": "whole"}, node_id)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        reason = str(error).partition("\n")[0]
-    # Outside of the handler, which would keep the failed run's tensors alive.
-    logger.warning("VAE: out of memory (%s). Again in tiles.", reason)
-    return encoded(vae, clips, {"tiling": "auto"}, node_id)
+    whole, tiled = (partial(encoded, vae, clips, {"tiling": tiling}, node_id) for tiling in ("whole", "auto"))
+    return whole_or_tiled(whole, tiled, memory.empty_cache)

@@ -9,7 +9,7 @@ import torch
 from measure import traced_peak_bytes
 
 from hyvideo_core.configs import HUNYUAN_VIDEO_VAE, VAEConfig
-from hyvideo_core.decoding_plan import choose_tiling, tilings, vae_activation_bytes, with_smaller_tiles
+from hyvideo_core.decoding_plan import choose_tiling, tilings, vae_activation_bytes, whole_or_tiled, with_smaller_tiles
 from hyvideo_core.errors import GeometryError
 from hyvideo_core.vae import VAE, Tiling, streaming
 
@@ -107,3 +107,28 @@ def test_the_smallest_tiles_running_out_of_memory_is_an_error() -> None:
 
     with pytest.raises(torch.cuda.OutOfMemoryError):
         with_smaller_tiles(decode, HUNYUAN_VIDEO_VAE, Tiling.original(HUNYUAN_VIDEO_VAE), lambda: None)
+
+
+def test_what_is_too_large_in_one_piece_is_done_in_tiles_once_its_memory_is_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    done: list[str] = []
+
+    def whole() -> str:
+        raise torch.cuda.OutOfMemoryError("tried to allocate 2 GiB")
+
+    def release() -> None:
+        assert sys.exc_info() == (None, None, None)
+        done.append("released")
+
+    assert whole_or_tiled(whole, lambda: f"tiled, {done[0]}", release) == "tiled, released"
+    assert "out of memory (tried to allocate 2 GiB). Again in tiles" in caplog.text
+
+
+def test_what_fits_or_fails_otherwise_in_one_piece_is_not_tried_in_tiles() -> None:
+    def fails() -> str:
+        raise RuntimeError("shapes differ")
+
+    assert whole_or_tiled(lambda: "whole", fails, fails) == "whole"
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        whole_or_tiled(fails, lambda: "tiled", lambda: None)
