@@ -8,6 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / "tools"
 WORKFLOWS = ROOT / "workflows" / "api"
+SHIPPED_MODELS = ROOT / "models"
 
 VENV = ROOT / ".venv"
 HOST = ROOT / ".host"

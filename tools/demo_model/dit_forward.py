@@ -6,7 +6,9 @@ and takes padded batches. A test says that both compute the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -28,14 +30,14 @@ class Tokens:
 
     def __init__(self, dit: DiT, x: Tensor, mask: Tensor, vec: Tensor, clean_vec: Tensor | None) -> None:
         patch = dit.config.patch_size
-        self.grid = tuple(size // step for size, step in zip(x.shape[2:], patch, strict=True))
+        self.grid = (x.shape[2] // patch[0], x.shape[3] // patch[1], x.shape[4] // patch[2])
         self.video = self.grid[0] * self.grid[1] * self.grid[2]
         self.clean = self.grid[1] * self.grid[2] if clean_vec is not None else 0
         self.vec, self.clean_vec = vec, clean_vec
-        seen = torch.cat((mask.new_ones(len(mask), self.video), mask), dim=1).bool()
-        self.seen = seen[:, None, None]
+        seen = torch.cat((mask.new_ones(len(mask), self.video), mask), dim=1)
+        self.unseen = unseen(seen)
         table = torch.view_as_real(rope_table(self.grid, dit.config.rope_dims, dit.config.rope_theta, x.device))
-        self.cos, self.sin = table.repeat_interleave(2, dim=1).unbind(-1)
+        self.cos, self.sin = table.unbind(-1)
 
     def modulation(self, of: Modulation, length: int, start: int = 0) -> Modulated:
         """What ``of`` makes of the conditioning for tokens from ``start`` on: [B, 1 or length, hidden] each."""
@@ -50,15 +52,35 @@ class Tokens:
 
     def rotated(self, x: Tensor) -> Tensor:
         """x [B, N, L, D], its video tokens turned by their positions."""
-        video = x[:, :, : self.video].float()
-        pairs = video.unflatten(-1, (-1, 2))
-        turned = torch.stack((-pairs[..., 1], pairs[..., 0]), dim=-1).flatten(-2)
-        return torch.cat(((video * self.cos + turned * self.sin).to(x.dtype), x[:, :, self.video :]), dim=2)
+        video = x[:, :, : self.video]
+        even, odd = video.unflatten(-1, (-1, 2)).unbind(-1)
+        cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
+        turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+        return torch.cat((turned, x[:, :, self.video :]), dim=2)
 
     def attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention of q, k, v [B, N, L, D] over video and valid text: [B, L, N·D]."""
-        out = F.scaled_dot_product_attention(self.rotated(q), self.rotated(k), v, attn_mask=self.seen)
-        return out.transpose(1, 2).flatten(2)
+        return attention(self.rotated(q), self.rotated(k), v, self.unseen).transpose(1, 2).flatten(2)
+
+
+def unseen(mask: Tensor) -> Tensor:
+    """What is added to scores of keys that are not to be seen [B, 1, 1, L], for a mask [B, L] of those that are."""
+    return torch.zeros_like(mask, dtype=torch.float32).masked_fill(mask == 0, float("-inf"))[:, None, None]
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, unseen: Tensor) -> Tensor:
+    """Attention of q, k, v [B, N, L, D], written out: for so few tokens that is faster than the fused kernel."""
+    scores = q @ (k * k.shape[-1] ** -0.5).transpose(-1, -2)
+    return torch.softmax(scores + unseen.to(scores.dtype), dim=-1) @ v
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How the blocks are run: as they are written, or compiled."""
+
+    refiner: Callable[..., Tensor]
+    double: Callable[..., Tensor]
+    single: Callable[..., Tensor]
 
 
 def forward(
@@ -70,41 +92,50 @@ def forward(
     pooled: Tensor,
     guidance: Tensor | None = None,
     token_replace: bool = False,
+    blocks: Blocks | None = None,
 ) -> Tensor:
     """``DiT.forward``: velocity [B, C, T, H, W]. Valid text comes first in each row of ``text`` [B, L, C]."""
+    blocks = blocks or Blocks(_refiner_block, _double, _single)
     base = dit.time_in(timestep) + dit.vector_in(pooled)
     vec = base if guidance is None or dit.guidance_in is None else base + dit.guidance_in(guidance)
     clean = dit.time_in(torch.zeros_like(timestep)) + dit.vector_in(pooled) if token_replace else None
     shared = Tokens(dit, x, mask, vec, clean)
     video = dit.img_in.proj(x).flatten(2).transpose(1, 2)
-    tokens = torch.cat((video, _refined(dit.txt_in, text, timestep, mask)), dim=1)
+    tokens = torch.cat((video, _refined(dit.txt_in, text, timestep, mask, blocks.refiner)), dim=1)
     for block in dit.double_blocks:
-        tokens = _double(block, tokens, shared)
+        tokens = blocks.double(block, tokens, shared)
     for block in dit.single_blocks:
-        tokens = _single(block, tokens, shared)
+        tokens = blocks.single(block, tokens, shared)
     shift, scale = dit.final_layer.adaLN_modulation(vec)[:, None].chunk(2, dim=-1)
     patches = dit.final_layer.linear(_normed(tokens[:, : shared.video], shift, scale))
     t, h, w = shared.grid
     pt, ph, pw = dit.config.patch_size
-    return rearrange(
-        patches, "B (t h w) (C pt ph pw) -> B C (t pt) (h ph) (w pw)", t=t, h=h, w=w, pt=pt, ph=ph, pw=pw
-    )
+    return rearrange(patches, "B (t h w) (C pt ph pw) -> B C (t pt) (h ph) (w pw)", t=t, h=h, w=w, pt=pt, ph=ph, pw=pw)
 
 
-def _refined(refiner: TokenRefiner, text: Tensor, timestep: Tensor, mask: Tensor) -> Tensor:
+@cache
+def compiled() -> Blocks:
+    """The blocks compiled, a graph for each shape that comes: half of a step's time, after a minute a shape."""
+    torch._dynamo.config.recompile_limit = 64
+    return Blocks(*(torch.compile(run, dynamic=False) for run in (_refiner_block, _double, _single)))
+
+
+def _refined(
+    refiner: TokenRefiner, text: Tensor, timestep: Tensor, mask: Tensor, run_block: Callable[..., Tensor]
+) -> Tensor:
     valid = mask[..., None].to(text.dtype)
     mean = (text * valid).sum(1) / valid.sum(1)
     condition = refiner.t_embedder(timestep) + refiner.c_embedder(mean)
     x = refiner.input_embedder(text)
     for block in refiner.individual_token_refiner.blocks:
-        x = _refiner_block(block, x, condition, mask.bool()[:, None, None])
+        x = run_block(block, x, condition, unseen(mask))
     return x
 
 
-def _refiner_block(block: RefinerBlock, x: Tensor, condition: Tensor, seen: Tensor) -> Tensor:
+def _refiner_block(block: RefinerBlock, x: Tensor, condition: Tensor, unseen: Tensor) -> Tensor:
     attention_gate, mlp_gate = block.adaLN_modulation(condition)[:, None].chunk(2, dim=-1)
     q, k, v = _heads(block.self_attn_qkv(block.norm1(x)), block.heads)
-    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2).flatten(2)
+    attended = attention(q, k, v, unseen).transpose(1, 2).flatten(2)
     x = x + block.self_attn_proj(attended) * attention_gate
     return x + block.mlp(block.norm2(x)) * mlp_gate
 
@@ -141,8 +172,7 @@ def _heads(qkv: Tensor, heads: int) -> Sequence[Tensor]:
 
 def _qk_normed(qkv: Sequence[Tensor], norms: tuple[RMSNorm, RMSNorm]) -> Sequence[Tensor]:
     q, k = (
-        F.rms_norm(x.float(), (x.shape[-1],), norm.weight, NORM_EPS).to(x.dtype)
-        for x, norm in zip(qkv[:2], norms, strict=True)
+        F.rms_norm(x, (x.shape[-1],), norm.weight.to(x.dtype), NORM_EPS) for x, norm in zip(qkv[:2], norms, strict=True)
     )
     return q, k, qkv[2]
 

@@ -19,6 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, LlamaConfig, LlamaModel
 from hyvideo_core.text.mllm import SKIPPED_LAYERS
 from hyvideo_core.text.templates import IMAGE, VIDEO
 from tools.demo_model.captions import Caption, describe
+from tools.demo_model.features import padded
 from tools.demo_model.tokenizers import clip_tokenizer, llama_tokenizer
 from tools.demo_model.training import DEVICE, Draw, Recipe, Training
 from tools.demo_model.world import COLORS, MOTIONS, SHAPES, TRAVEL_PX, random_scene
@@ -73,11 +74,6 @@ class Reader(nn.Module):
         logits = self.linear(vectors.float()).split(self.sizes, dim=-1)
         return torch.stack([F.cross_entropy(row, label) for row, label in zip(logits, labels.T, strict=True)]).mean()
 
-    def accuracy(self, vectors: Tensor, labels: Tensor) -> Tensor:
-        """Part of the aspects read right, by aspect."""
-        logits = self.linear(vectors.float()).split(self.sizes, dim=-1)
-        return torch.stack([(row.argmax(-1) == label).float().mean() for row, label in zip(logits, labels.T)])
-
 
 def labels_of(caption: Caption) -> list[int]:
     """The indices of what a caption says, in the order of ``Reader``; a thing that is not there says nothing."""
@@ -128,12 +124,6 @@ class LlamaReader(nn.Module):
         targets[torch.arange(crop, ids.shape[1], device=ids.device) >= lengths[:, None]] = -100
         next_token = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
         return {"read": self.reader.loss(last, labels), "next": NEXT_TOKEN_WEIGHT * next_token}
-
-
-def padded(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
-    """Ids [B, L] with zeros at the end, and lengths [B]."""
-    ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
-    return ids.to(DEVICE), torch.tensor([len(row) for row in rows], device=DEVICE)
 
 
 class ClipReader(nn.Module):

@@ -1,0 +1,136 @@
+"""Writes the model card beside the shipped files: ``python -m tools.demo_model.card``.
+
+Its words are here; its numbers come from the files, the recipes, the trainings' curves and the recorded quality table.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import safe_open
+
+from tools.demo_model import distill, files, latents, train_dit, train_lora, train_text, train_vae
+from tools.demo_model.captions import FRAMES, HELD_OUT_FRAMES
+from tools.demo_model.training import TRAINING, Recipe
+from tools.demo_model.world import COLORS, HELD_OUT, MOTIONS, SHAPES
+from tools.paths import ROOT, SHIPPED_MODELS
+
+CARD = SHIPPED_MODELS / "README.md"
+#: The curves that the card draws, kept beside it.
+CURVES = SHIPPED_MODELS / "curves"
+QUALITY = ROOT / "benchmarks" / "results" / "quality.json"
+POINTS = 24
+
+RECIPES: dict[str, Recipe] = {
+    **train_vae.STAGES,
+    "llama": train_text.RECIPE,
+    "clip": train_text.RECIPE,
+    "dit": train_dit.RECIPE,
+    "distilled": distill.RECIPE,
+    "lora": train_lora.RECIPE,
+}
+#: What is drawn of each training.
+DRAWN = {"llama": "read", "clip": "read"}
+
+
+def main() -> None:
+    """Copy the curves and write the card."""
+    CURVES.mkdir(parents=True, exist_ok=True)
+    for name in RECIPES:
+        if (TRAINING / f"{name}.jsonl").is_file():
+            shutil.copyfile(TRAINING / f"{name}.jsonl", CURVES / f"{name}.jsonl")
+    CARD.write_text("\n".join(card()) + "\n", encoding="utf-8")
+
+
+def card() -> Iterator[str]:
+    """The card's lines."""
+    yield "# The demo set: a very small HunyuanVideo\n"
+    yield (
+        "A HunyuanVideo of the real architecture, names and file formats at small widths, trained on nothing but the "
+        "synthetic clips of `tools/demo_model/world.py`: coloured shapes that move, grow or rest on a coloured "
+        "background. It is for a first video without a download, for examples, and for judging what each setting of "
+        "this pack does to a trained network. It knows no other subjects.\n"
+    )
+    yield from sizes()
+    yield from data()
+    yield from trainings()
+    yield from scores()
+    yield "## Licence\n\nData, code and weights are this project's own, under its licence.\n"
+
+
+def sizes() -> Iterator[str]:
+    """A table of the files."""
+    yield "## Files\n\n| File | Parameters | MB |\n|---|---:|---:|"
+    total = 0.0
+    for path in (path for path in files.ALL if path.is_file()):
+        with safe_open(str(path), "pt") as opened:
+            count = sum(_count(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
+        total += path.stat().st_size / 1e6
+        yield f"| `{path.relative_to(SHIPPED_MODELS).as_posix()}` | {count:,} | {path.stat().st_size / 1e6:.2f} |"
+    yield f"\nTogether {total:.2f} MB, all in bfloat16.\n"
+
+
+def data() -> Iterator[str]:
+    """What it was trained on."""
+    yield "## Data\n"
+    yield (
+        f"One or two objects of {len(COLORS)} colours ({', '.join(COLORS)}), {len(SHAPES)} shapes "
+        f"({', '.join(SHAPES)}) and {len(MOTIONS)} motions ({', '.join(MOTIONS)}), at two speeds, never overlapping, "
+        f"on a background of another colour. Captions are made from {len(FRAMES)} sentence frames "
+        "with synonyms; a quarter leaves something unsaid. Kept for tests: one in "
+        f"{HELD_OUT} combinations of colour, shape and motion, {len(HELD_OUT_FRAMES)} sentence frames, and one in seven "
+        "pairs of verb and direction.\n"
+    )
+    counts = ", ".join(f"{g.count:,} of {g.width}×{g.height}×{g.frames}" for g in latents.GEOMETRIES)
+    yield f"The transformer saw the latents of these clips, with a new caption each time: {counts}.\n"
+
+
+def trainings() -> Iterator[str]:
+    """Commands, recipes and curves."""
+    yield "## Recipe\n\nEach command goes on from its checkpoint when it is started again, on a CPU or a CUDA card:\n"
+    yield "```\npython -m tools.demo_model.train_text\npython -m tools.demo_model.export text"
+    yield "python -m tools.demo_model.train_vae\npython -m tools.demo_model.export vae"
+    yield "python -m tools.demo_model.train_dit\npython -m tools.demo_model.export i2v"
+    yield "python -m tools.demo_model.distill\npython -m tools.demo_model.export t2v"
+    yield "python -m tools.demo_model.train_lora\npython -m tools.demo_model.export lora\n```\n"
+    for name, recipe in RECIPES.items():
+        path = CURVES / f"{name}.jsonl"
+        if path.is_file():
+            yield from curve(name, recipe, path)
+
+
+def curve(name: str, recipe: Recipe, path: Path) -> Iterator[str]:
+    """One training: its recipe and a chart of its loss."""
+    entries = [json.loads(line) for line in path.read_text("ascii").splitlines()]
+    key = DRAWN.get(name, "mse")
+    width = max(1, len(entries) // POINTS)
+    groups = [entries[start : start + width] for start in range(0, len(entries), width)]
+    values = [sum(entry[key] for entry in group) / len(group) for group in groups]
+    steps = entries[-1]["step"]
+    yield f"### {name}\n"
+    yield f"{steps:,} of {recipe.steps:,} steps, learning rate {recipe.rate:g}, last loss {values[-1]:.4f}\n"
+    yield f'```mermaid\nxychart-beta\n  x-axis "steps" 0 --> {steps}\n  y-axis "{key}" 0 --> {max(values):.4g}'
+    yield f"  line [{', '.join(f'{value:.4g}' for value in values)}]\n```\n"
+
+
+def scores() -> Iterator[str]:
+    """The recorded quality table."""
+    if QUALITY.is_file():
+        table = QUALITY.with_suffix(".md")
+        yield "## Scores\n\nOn prompts of combinations and phrasings it was never trained on "
+        yield "(`python benchmarks/quality.py`):\n"
+        yield table.read_text("utf-8") if table.is_file() else ""
+
+
+def _count(shape: list[int]) -> int:
+    product = 1
+    for size in shape:
+        product *= size
+    return product
+
+
+if __name__ == "__main__":
+    main()
