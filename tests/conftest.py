@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools import comfyui
 from tools.client import ComfyClient
-from tools.demo_model import build
 from tools.paths import ROOT
 from tools.server import Server
+from tools.toy_model import build
 
 
 class RootIsNoPackage:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from tools.console import clean_environment
-from tools.demo_model import build
 from tools.paths import ROOT
+from tools.toy_model import build
 
 CHECKS = (
     ("ruff check", ["ruff", "check", "."]),

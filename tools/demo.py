@@ -11,9 +11,9 @@ from pathlib import Path
 
 from tools.client import ComfyClient, ComfyError, Event, ExecutionFailed, Json
 from tools.console import ToolError, rewrite, step
-from tools.demo_model import build
 from tools.paths import DEMO_BASE, DEMO_MODELS, WORKFLOWS
 from tools.server import Server
+from tools.toy_model import build
 
 BAR_WIDTH = 24
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov")

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from tools import comfyui, environment, model_files
 from tools.console import ToolError
-from tools.demo_model import build
 from tools.model_files import Found
 from tools.paths import HOST_BASE, ROOT
+from tools.toy_model import build
 
 if TYPE_CHECKING:
     import torch

@@ -6,9 +6,9 @@ import webbrowser
 from pathlib import Path
 
 from tools.console import step
-from tools.demo_model import build
 from tools.paths import DEMO_MODELS, HOST_BASE, HOST_COMFYUI
 from tools.server import Server
+from tools.toy_model import build
 
 
 def run(host: Path, port: int) -> int:

@@ -18,7 +18,7 @@ from tools.console import ToolError, clean_environment, tail
 from tools.paths import ROOT, TOOLS, venv_python
 
 PACK_NAME = "hyvideo-studio"
-NATIVE_WIDTHS = TOOLS / "demo_model" / "native_widths"
+NATIVE_WIDTHS = TOOLS / "toy_model" / "native_widths"
 HOST_ADDRESS = "127.0.0.1"
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 15.0

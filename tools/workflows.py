@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tools import workflow_layout as layout
-from tools.demo_model import build
 from tools.paths import DEMO_BASE, ROOT
 from tools.server import PACK_NAME, Server
+from tools.toy_model import build
 from tools.workflow_graphs import WORKFLOWS, Files, Graph, Link, Node
 
 FOLDER = ROOT / "workflows"

@@ -30,8 +30,8 @@ from hyvideo_core.cli.planning import TEXT_ACTIVATION_BYTES, Job, planned
 from hyvideo_core.memory import Placement
 from hyvideo_core.model import DiT
 from hyvideo_core.vae import Tiling
-from tools.demo_model import build
 from tools.paths import ROOT
+from tools.toy_model import build
 
 PROMPT = 'A cat: "walks" on gra/ss?'
 SHOWN = "A cat walks on grass"

@@ -10,7 +10,7 @@ import torch
 from hyvideo_core.configs import DiTConfig, VAEConfig
 from hyvideo_core.model.dit import DiT
 from hyvideo_core.vae import VAE
-from tools.demo_model import build
+from tools.toy_model import build
 
 Tensors = dict[str, torch.Tensor]
 

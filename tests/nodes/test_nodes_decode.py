@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tools.demo_model import build
 from tools.paths import DEMO_MODELS
+from tools.toy_model import build
 
 TWO_PARTS = {"size.frames": 17, "decode.tiling.tile_frames": 8, "decode.tiling.tile_size": 64}
 

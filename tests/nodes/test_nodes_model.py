@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from hyvideo_core.ops import fp8
-from tools.demo_model import build
 from tools.paths import DEMO_MODELS
+from tools.toy_model import build
 
 WEIGHTS = DEMO_MODELS / "diffusion_models" / jobs.MODEL
 LORA_LAYER = "double_blocks.1.img_attn_qkv"

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from tools.demo_model import build
 from tools.demo_model.tokenizers import clip_tokenizer, llama_tokenizer
+from tools.toy_model import build
 
 CAPTIONS = ("a red circle moving left on a white background", "two blue boxes")
 ROWS = 600

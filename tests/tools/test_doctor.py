@@ -24,8 +24,8 @@ from hyvideo_core.ops import fp8
 from hyvideo_core.weights import inspect_dit
 from tools import comfyui, dev, doctor, environment, model_files
 from tools.console import ToolError
-from tools.demo_model import build
 from tools.paths import ROOT
+from tools.toy_model import build
 
 REFINER = "txt_in.individual_token_refiner.blocks.0.norm1.weight"
 FULL = {

@@ -1,1 +1,1 @@
-"""A tiny HunyuanVideo: the real architecture and file formats at toy widths, with seeded random weights."""
+"""How the demo set in ``models/`` is made: a synthetic world, the trainings on it, and the judge of their results."""

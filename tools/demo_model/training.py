@@ -135,7 +135,9 @@ class Training:
         self.averaged, self.step = state["averaged"], state["step"]
         self.optimiser.load_state_dict(state["optimiser"])
         if self.curve.is_file():
-            kept = [line for line in self.curve.read_text("ascii").splitlines() if json.loads(line)["step"] <= self.step]
+            kept = [
+                line for line in self.curve.read_text("ascii").splitlines() if json.loads(line)["step"] <= self.step
+            ]
             self.curve.write_text("".join(f"{line}\n" for line in kept), encoding="ascii")
 
     def _train(self, losses: dict[str, Tensor]) -> dict[str, float]:
@@ -159,7 +161,10 @@ class Training:
             file.write(json.dumps(entry) + "\n")
         left = pace * (self.recipe.steps - self.step)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
-        print(f"{self.name} {self.step}/{self.recipe.steps}  {shown}  {pace:.2f} s/step, {left / 60:.0f} min left", flush=True)
+        print(
+            f"{self.name} {self.step}/{self.recipe.steps}  {shown}  {pace:.2f} s/step, {left / 60:.0f} min left",
+            flush=True,
+        )
 
 
 def stack(clips: Iterable[Tensor]) -> Tensor:

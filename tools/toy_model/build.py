@@ -1,7 +1,7 @@
-"""Builds the demo checkpoint: every part of HunyuanVideo in its real file format, at toy widths.
+"""Builds the toy checkpoint: every part of HunyuanVideo in its real file format, at toy widths.
 
 The weights are random but seeded, scaled so that activations keep their size. Files are written whole or not
-at all, and only when the recipe changed. Run ``python -m tools.demo_model.build`` to build them by hand.
+at all, and only when the recipe changed. Run ``python -m tools.toy_model.build`` to build them by hand.
 """
 
 from __future__ import annotations

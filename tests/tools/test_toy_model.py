@@ -13,8 +13,8 @@ from safetensors import safe_open
 
 from tools import model_files
 from tools.client import ComfyClient
-from tools.demo_model import build
 from tools.server import NATIVE_WIDTHS
+from tools.toy_model import build
 
 
 @pytest.fixture(scope="module")
