@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 import jobs
-import models
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import models
 from tools.paths import DEMO_MODELS
 
 #: What readings of the same state differ by. Everything that could be left behind is made at least thrice as large.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 
 import jobs
-import models
 import psutil
 import pytest
 import torch
+
+import models
 
 MANY_STEPS = {"sampler.steps": 1000, "size.frames": 33}
 #: One block takes a fraction of a second here; a stop that waits for the whole step, or for the run, takes minutes.

@@ -6,10 +6,10 @@ import json
 import shutil
 import urllib.parse
 
-import models
 import pytest
 from PIL import Image
 
+import models
 from tools.server import PACK_NAME
 from tools.workflow_graphs import DEMO_I2V, DEMO_VIDEO, SMALL_SIZE, WORKFLOWS
 from tools.workflows import FOLDER, render_all
