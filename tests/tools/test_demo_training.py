@@ -52,7 +52,7 @@ def test_the_vaes_differentiable_forward_is_the_vaes(frames: int) -> None:
 
 def test_every_parameter_of_the_vae_is_trained() -> None:
     module = VAE(train_vae.CONFIG)
-    losses = train_vae.losses(module, torch.rand(1, 3, 9, 16, 16), torch.Generator().manual_seed(0))
+    losses = train_vae.losses(module, torch.rand(1, 3, 9, 16, 16), torch.Generator().manual_seed(0), 1e-4)
     torch.stack(list(losses.values())).sum().backward()
     assert not [name for name, p in module.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
 

@@ -25,7 +25,7 @@ QUALITY = ROOT / "benchmarks" / "results" / "quality.json"
 POINTS = 24
 
 RECIPES: dict[str, Recipe] = {
-    **train_vae.STAGES,
+    **{name: stage.recipe for name, stage in train_vae.STAGES.items()},
     "llama": train_text.RECIPE,
     "clip": train_text.RECIPE,
     "dit": train_dit.RECIPE,
@@ -81,8 +81,8 @@ def data() -> Iterator[str]:
         f"({', '.join(SHAPES)}) and {len(MOTIONS)} motions ({', '.join(MOTIONS)}), at two speeds, never overlapping, "
         f"on a background of another colour. Captions are made from {len(FRAMES)} sentence frames "
         "with synonyms; a quarter leaves something unsaid. Kept for tests: one in "
-        f"{HELD_OUT} combinations of colour, shape and motion, {len(HELD_OUT_FRAMES)} sentence frames, and one in seven "
-        "pairs of verb and direction.\n"
+        f"{HELD_OUT} combinations of colour, shape and motion, {len(HELD_OUT_FRAMES)} sentence frames, and one in "
+        "seven pairs of verb and direction.\n"
     )
     counts = ", ".join(f"{g.count:,} of {g.width}×{g.height}×{g.frames}" for g in latents.GEOMETRIES)
     yield f"The transformer saw the latents of these clips, with a new caption each time: {counts}.\n"

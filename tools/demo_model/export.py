@@ -23,7 +23,8 @@ TITLE = "HyVideo Studio demo"
 
 def vae() -> None:
     """The VAE, its latent brought to mean 0 and the deviation whose product with the scaling factor is 1."""
-    module = trained("vae_fine", VAE(train_vae.CONFIG), train_vae.STAGES["vae_fine"])
+    last, stage = list(train_vae.STAGES.items())[-1]
+    module = trained(last, VAE(train_vae.CONFIG), stage.recipe)
     normalise(module)
     config = {
         "block_out_channels": module.config.block_out_channels,

@@ -6,6 +6,7 @@ Small crops teach the convolutions, whole clips the group norms and the attentio
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -20,30 +21,43 @@ from tools.demo_model.training import DEVICE, Draw, Recipe, Training, stack
 from tools.demo_model.world import CLIP_FRAMES, Scene, random_scene, render
 
 CONFIG = VAEConfig(block_out_channels=(16, 32, 32, 32), norm_groups=4)
-#: The second begins at the averaged weights. Small batches are noisy: much higher rates end in worse weights.
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training: each begins at the averaged weights of the one before.
+
+    ``kl_weight`` weighs the latent's divergence from a normal distribution: enough to keep it smooth. From the part
+    ``whole_from`` (0–1) of the stage on, only whole clips are seen. Batches are small and therefore noisy: much higher
+    rates end in worse weights.
+    """
+
+    recipe: Recipe
+    kl_weight: float = 1e-4
+    whole_from: float = 0.7
+
+
 STAGES = {
-    "vae": Recipe(steps=2400, rate=8e-4, average=0.998),
-    "vae_fine": Recipe(steps=4200, rate=3e-4, warmup=50, average=0.998),
+    "vae": Stage(Recipe(steps=2400, rate=8e-4, average=0.998)),
+    "vae_fine": Stage(Recipe(steps=4200, rate=3e-4, warmup=50, average=0.998)),
+    "vae_sharp": Stage(Recipe(steps=4000, rate=3e-4, warmup=50, average=0.998), kl_weight=3e-5, whole_from=0.4),
 }
 CROP_PX = 32
-#: Weight of the latent's divergence from a normal distribution: enough to keep it smooth.
-KL_WEIGHT = 1e-4
 L1_WEIGHT = 0.1
-#: From this part of the training on, only whole clips are seen.
-WHOLE_FROM = 0.7
 
 
 def main() -> None:
     """Train to the end of the recipe."""
     torch.manual_seed(0)
     vae = channels_last(initialised(VAE(CONFIG)).to(DEVICE))
-    for name, recipe in STAGES.items():
-        Training(name, vae, recipe).run(partial(step_losses, vae, recipe))
+    for name, stage in STAGES.items():
+        Training(name, vae, stage.recipe).run(partial(step_losses, vae, stage))
 
 
-def step_losses(vae: VAE, recipe: Recipe, draw: Draw, step: int) -> dict[str, Tensor]:
+def step_losses(vae: VAE, stage: Stage, draw: Draw, step: int) -> dict[str, Tensor]:
     """The losses of one step of a stage."""
-    return losses(vae, batch(draw, step / recipe.steps), draw.torch)
+    only_whole = step > stage.whole_from * stage.recipe.steps
+    return losses(vae, batch(draw, only_whole=only_whole), draw.torch, stage.kl_weight)
 
 
 def initialised(vae: VAE) -> VAE:
@@ -59,11 +73,11 @@ def initialised(vae: VAE) -> VAE:
     return vae
 
 
-def batch(draw: Draw, done: float) -> Tensor:
-    """Clips [B, 3, T, H, W] of one of several sizes; ``done`` (0–1) is how far the training has come."""
+def batch(draw: Draw, *, only_whole: bool) -> Tensor:
+    """Clips [B, 3, T, H, W] of one of several sizes, or crops of them."""
     rng = draw.rng
     kind = rng.choices(("crop", "square", "wide", "image"), weights=(6, 1, 1, 1))[0]
-    if kind == "crop" and done > WHOLE_FROM:
+    if kind == "crop" and only_whole:
         kind = rng.choice(("square", "wide"))
     if kind == "image":
         size = rng.choice(((64, 64), (96, 48)))
@@ -86,7 +100,7 @@ def crop(rng: random.Random, scene: Scene, frames: int) -> Tensor:
     return clip[:, :, top : top + CROP_PX, left : left + CROP_PX]
 
 
-def losses(vae: VAE, clips: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+def losses(vae: VAE, clips: Tensor, generator: torch.Generator, kl_weight: float) -> dict[str, Tensor]:
     """Distance of the reconstruction, and of the latent from a normal distribution."""
     device = vae.quant_conv.weight.device
     # oneDNN's bfloat16 convolution gives weight gradients of NaN where there are few frames.
@@ -105,7 +119,7 @@ def losses(vae: VAE, clips: Tensor, generator: torch.Generator) -> dict[str, Ten
     return {
         "mse": error.square().mean(),
         "l1": L1_WEIGHT * error.abs().mean(),
-        "kl": KL_WEIGHT * divergence,
+        "kl": kl_weight * divergence,
     }
 
 
