@@ -1,0 +1,232 @@
+"""The rows of the table of quality, one for each mode of the pack. A new feature is one more entry here.
+
+A row is a name and a function from the ``Bench`` to an ``Outcome``; most are made of a ``Mode``. What cannot run here
+raises ``Missing`` with the reason. No row needs another to have run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+from quality_bench import BASELINE, Bench, Mode, Outcome, judgement
+from quality_files import existing, fp8_file, gguf_file, scaled_fp8_file
+from quality_models import (
+    BF16,
+    attending,
+    compiled,
+    fast_fp8,
+    in_head_groups,
+    loaded,
+    merged,
+    undistilled,
+    with_setting,
+)
+from quality_prompts import BATCH, SIZES, batches, by_day, images, unasked, uncoloured, videos
+
+from cases import Missing
+from hyvideo_core.attention import kernels
+from hyvideo_core.attention.registry import KERNELS
+from hyvideo_core.extensions import BlockSwap, Loras
+from hyvideo_core.memory import Placement
+from hyvideo_core.model import DiT
+from hyvideo_core.ops.ggml import FORMATS
+from hyvideo_core.sample import Guidance
+from hyvideo_core.sample.seams import Extension, Run
+from hyvideo_core.types import Interval
+from hyvideo_core.vae import Tiling
+from hyvideo_core.weights import Lora
+from hyvideo_core.weights.gguf import PLAIN_FORMATS
+from tools.demo_model.judge import see
+from tools.demo_model.world import CLIP_FRAMES
+
+#: Percent of the prompts, or the mean of what was measured, at least.
+Goals = Mapping[str, float]
+EACH_AND_ALL = dict.fromkeys(("color", "shape", "motion", "background", "count"), 97.0) | {"all": 90.0}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row; ``is_quick`` ones run in CI too, ``is_exact`` ones must equal what they are compared with to the bit."""
+
+    name: str
+    measure: Callable[[Bench], Outcome]
+    is_quick: bool = False
+    is_exact: bool = False
+    goals: Goals = field(default_factory=dict)
+
+
+def row(
+    name: str,
+    mode: Mode,
+    against: Mode | None = BASELINE,
+    *,
+    quick: bool = False,
+    exact: bool = False,
+    goals: Goals = MappingProxyType({}),
+) -> Row:
+    """The clips of a mode beside those of another."""
+    return Row(name, partial(Bench.outcome, mode=mode, against=against), quick, exact, goals)
+
+
+# --- how weights are stored ------------------------------------------------------------------------------------
+
+STORED = (
+    row("bf16", Mode(model=loaded(dtype=BF16)), quick=True),
+    row("fp8 on load by channel", Mode(model=loaded(storage="fp8")), quick=True),
+    row("fp8 on load by weight", Mode(model=loaded(storage="fp8_tensor"))),
+    row("fp8 file", Mode(model=loaded(layout=fp8_file))),
+    row("fp8 scaled file", Mode(model=loaded(layout=scaled_fp8_file))),
+    row("fp8 scaled file in bf16", Mode(model=loaded(layout=scaled_fp8_file, dtype=BF16))),
+    row("fp8 fast in bf16", Mode(model=fast_fp8)),
+    *(
+        row(f"GGUF {kind}", Mode(model=loaded(layout=partial(gguf_file, kind))), quick=kind == "Q4_0")
+        for kind in (*PLAIN_FORMATS, *FORMATS)
+    ),
+)
+
+# --- where weights are, and how they are multiplied ------------------------------------------------------------
+
+
+def swapping(resident: int) -> Callable[[Bench, DiT], Sequence[Extension]]:
+    """All but so many blocks streamed; on a CPU a transfer is a copy."""
+
+    def extensions(bench: Bench, dit: DiT) -> Sequence[Extension]:
+        placement = Placement(dit, [*dit.double_blocks, *dit.single_blocks], bench.device)
+        placement.put(resident)
+        return (BlockSwap(waiting=placement.waiting),)
+
+    return extensions
+
+
+@dataclass(frozen=True)
+class SmallChunks(Extension):
+    """Attention ``chunked`` in pieces so small that even these short clips have several."""
+
+    SCORES_BYTES: ClassVar[int] = 2**14
+
+    def start(self, run: Run) -> None:
+        """For the length of a run."""
+        run.stack.callback(setattr, kernels, "SCORES_BYTES", kernels.SCORES_BYTES)
+        kernels.SCORES_BYTES = self.SCORES_BYTES
+
+
+RUN = (
+    row("one at a time", Mode(batch=1)),
+    row("block swap", Mode(extensions=swapping(resident=2)), quick=True, exact=True),
+    row("chunks of 8 tokens", Mode(model=with_setting(chunk_tokens=8))),
+    row("head groups", Mode(model=in_head_groups)),
+    row("compiled blocks", Mode(model=compiled)),
+    *(row(f"attention {name}", Mode(model=attending(name))) for name in KERNELS),
+    row(
+        "attention chunked in small chunks",
+        Mode(model=attending("chunked"), extensions=lambda bench, dit: (SmallChunks(),)),
+        quick=True,
+    ),
+    row("tiled decode", Mode(tiling=Tiling(32, 8, 0.25)), quick=True),
+)
+
+# --- sampling and guidance -------------------------------------------------------------------------------------
+
+
+def guided(cfg: float, **options: Any) -> Mode:
+    """True guidance on the undistilled transformer."""
+    return Mode(model=undistilled, guidance=Guidance(cfg=cfg, **options))
+
+
+def negated(bench: Bench) -> Outcome:
+    """Prompts that leave the colour open, with the likeliest answer in the negative prompt, beside those without."""
+    free = replace(guided(3.0), prompts=uncoloured)
+    answers = Counter(color for clip in bench.made(free).clips.values() for color in _colors(clip))
+    if not answers:
+        raise Missing("no thing of any colour is to be seen without a negative prompt")
+    likeliest = answers.most_common(1)[0][0]
+    steered = replace(free, negative=lambda prompt: f"a {likeliest} object")
+    outcome = bench.outcome(steered, free)
+    shares = [
+        100 * sum(likeliest in _colors(clip) for clip in made.clips.values()) / len(made.clips)
+        for made in (bench.made(free), bench.made(steered))
+    ]
+    return replace(outcome, note=f"{likeliest} in {shares[0]:.1f} %, with it negated in {shares[1]:.1f} %")
+
+
+def _colors(clip: torch.Tensor) -> set[str]:
+    """Of the things in a clip."""
+    return {thing.color for thing in see(clip).things} - {""}
+
+
+SAMPLED = (
+    *(row(f"{steps} steps", Mode(steps=steps), quick=steps == 8) for steps in (12, 8, 5)),
+    row("shift 3", Mode(shift=3.0)),
+    *(row(f"guidance {scale:g}", Mode(guidance=Guidance(embedded=scale))) for scale in (1.0, 3.0)),
+    row("undistilled cfg 1", guided(1.0)),
+    row("undistilled cfg 3", guided(3.0)),
+    row("undistilled cfg 3 in the first half", guided(3.0, interval=Interval(0.0, 0.5)), guided(3.0)),
+    row("undistilled cfg 3 negative prompt", replace(guided(3.0), negative=unasked), guided(3.0), quick=True),
+    row("undistilled cfg 5", guided(5.0)),
+    row("undistilled cfg 5 rescale 0.7", guided(5.0, rescale=0.7), guided(5.0)),
+    row("undistilled cfg 5 negative prompt", replace(guided(5.0), negative=unasked), guided(5.0)),
+    Row("undistilled cfg 3 likeliest colour negated", negated),
+)
+
+# --- LoRA ------------------------------------------------------------------------------------------------------
+
+
+def night(strength: float) -> Callable[[Bench, DiT], Sequence[Extension]]:
+    """The demo set's LoRA beside the weights."""
+    return lambda bench, dit: (Loras(loras=(Lora(existing(bench.files.lora), strength),)),)
+
+
+AT_NIGHT = Mode(prompts=by_day, extensions=night(1.0))
+ADAPTED = (
+    row("LoRA at 0", Mode(extensions=night(0.0)), exact=True),
+    row("LoRA at 1", AT_NIGHT, quick=True, goals={"background": 90.0}),
+    row("LoRA at 1 merged", Mode(prompts=by_day, model=merged), AT_NIGHT),
+    row("LoRA at 1 beside fp8", replace(AT_NIGHT, model=loaded(storage="fp8")), AT_NIGHT),
+)
+
+# --- images, from images, and the VAE alone --------------------------------------------------------------------
+
+
+def reconstructed(bench: Bench, size: tuple[int, int], frames: int) -> Outcome:
+    """Clips of the scenes themselves through the VAE and back, beside what they were."""
+    prompts = [prompt for prompt in (videos if frames > 1 else images)(bench.count) if prompt.size == size]
+    judged, seconds = [], 0.0
+    for together in batches(prompts, BATCH):
+        truth = torch.stack([prompt.truth(frames) for prompt in together])
+        began = time.perf_counter()
+        clips = bench.decoded(bench.latent(truth))
+        seconds += time.perf_counter() - began
+        judged += [judgement(*each) for each in zip(together, clips, truth, strict=True)]
+    return Outcome(tuple(judged), seconds / max(1, len(judged)))
+
+
+def _vae(size: tuple[int, int], frames: int) -> Row:
+    width, height = size
+    name = f"VAE alone {width}×{height}×{frames}"
+    return Row(name, partial(reconstructed, size=size, frames=frames), frames > 1, goals={"psnr_db": 32.0})
+
+
+OTHERS = (
+    row("images", Mode(prompts=images, frames=1), None, quick=True),
+    *(
+        row(
+            f"image-to-video cfg {scale:g}",
+            replace(guided(scale), from_image=True),
+            None,
+            quick=scale == 3.0,
+            goals={"first_frame_db": 30.0, "motion": 90.0},
+        )
+        for scale in (1.0, 3.0)
+    ),
+    *(_vae(size, frames) for frames in (CLIP_FRAMES, 1) for size in SIZES),
+)
+
+FIRST = Row("float32", partial(Bench.outcome, mode=BASELINE), is_quick=True, goals=EACH_AND_ALL)
+ROWS: tuple[Row, ...] = (FIRST, *STORED, *RUN, *SAMPLED, *ADAPTED, *OTHERS)
