@@ -9,7 +9,7 @@ bit; seconds of sampling and decoding. These differ:
 - ``undistilled`` with more than a ``cfg`` and ``LoRA at 1`` with more are beside the same without it;
 - ``VAE alone`` is beside the scenes themselves, and ``image-to-video`` tells the PSNR of the first frame beside its;
 - ``LoRA at 1`` asks for a black background, whatever the prompt says, of prompts without black things;
-- ``images`` and ``image-to-video`` have nothing to be beside.
+- ``video-to-video`` begins with the scene itself; it, ``images`` and ``image-to-video`` have nothing to be beside.
 
 ``--record`` writes what was measured to ``results/quality.json``, rows that were not measured staying as they were.
 ``--gate`` measures the rows that CI runs on the first prompts, and fails when obedience is more than 3 points below

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from hyvideo_core.extensions import ImageToVideo
 from hyvideo_core.model import DiT
-from hyvideo_core.sample import Guidance, flow_sigmas, sample
+from hyvideo_core.sample import Guidance, sample
+from hyvideo_core.sample.schedule import noised, partial_sigmas
 from hyvideo_core.sample.seams import Extension
 from hyvideo_core.text import IMAGE, VIDEO, Template, TextEncoders
 from hyvideo_core.types import Conditioning
@@ -55,8 +56,8 @@ def no_extensions(bench: Bench, dit: DiT) -> Sequence[Extension]:
 class Mode:
     """A way to make clips. The defaults are the mode that others are compared with.
 
-    ``model`` may raise ``Missing``; ``from_image`` gives each clip its scene's first frame; ``batch`` prompts are
-    sampled together.
+    ``model`` may raise ``Missing``. With ``denoise`` below 1 a run begins with the scene itself, with ``from_image``
+    it is given the scene's first frame. ``batch`` prompts are sampled together.
     """
 
     model: Callable[[Bench], DiT] = t2v
@@ -64,6 +65,7 @@ class Mode:
     frames: int = CLIP_FRAMES
     steps: int = 20
     shift: float = 7.0
+    denoise: float = 1.0
     guidance: Guidance = field(default_factory=Guidance)
     negative: Callable[[Prompt], str] = nothing
     extensions: Callable[[Bench, DiT], Sequence[Extension]] = no_extensions
@@ -178,8 +180,9 @@ class Bench:
         for together in batches(prompts, mode.batch):
             conditions = self._conditions(mode, together)
             given = self._given(together) if mode.from_image else ()
+            x, sigmas = self._beginning(mode, together)
             began = time.perf_counter()
-            x = _sampled(mode, dit, together, conditions, (*extensions, *given))
+            x = _sampled(mode, dit, x, sigmas, conditions, (*extensions, *given))
             frames = self.decoded(x, mode.tiling)
             seconds += time.perf_counter() - began
             for prompt, latent, clip in zip(together, x.cpu(), frames, strict=True):
@@ -193,6 +196,15 @@ class Bench:
         if mode.guidance.cfg <= 1:
             return positive, None
         return positive, self.encoded([mode.negative(prompt) for prompt in prompts], template)
+
+    def _beginning(self, mode: Mode, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor]:
+        """Latents [B, C, t, h, w] to begin with, and the noise levels from there on."""
+        noise = torch.cat([prompt.noise(mode.frames) for prompt in prompts])
+        sigmas = partial_sigmas(mode.steps, mode.shift, mode.denoise)
+        if mode.denoise == 1:
+            return noise, sigmas
+        clips = torch.stack([prompt.truth(mode.frames) for prompt in prompts])
+        return noised(self.latent(clips), noise.to(self.device), float(sigmas[0])), sigmas
 
     def _given(self, prompts: Sequence[Prompt]) -> tuple[Extension]:
         """The first frames of the prompts' scenes."""
@@ -212,22 +224,14 @@ def judgement(prompt: Prompt, clip: Tensor, other: Tensor | None, numbers: dict[
 def _sampled(
     mode: Mode,
     dit: DiT,
-    prompts: Sequence[Prompt],
+    x: Tensor,
+    sigmas: Tensor,
     conditions: tuple[Conditioning, Conditioning | None],
     extensions: Sequence[Extension],
 ) -> Tensor:
-    """The latents of prompts [B, C, t, h, w]."""
+    """The latents [B, C, t, h, w] that come of x."""
     positive, negative = conditions
-    x = torch.cat([prompt.noise(mode.frames) for prompt in prompts])
-    run = sample(
-        dit,
-        x,
-        positive,
-        negative=negative,
-        sigmas=flow_sigmas(mode.steps, mode.shift),
-        guidance=mode.guidance,
-        extensions=extensions,
-    )
+    run = sample(dit, x, positive, negative=negative, sigmas=sigmas, guidance=mode.guidance, extensions=extensions)
     for step in run:
         x = step.x
     return x

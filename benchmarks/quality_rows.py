@@ -127,7 +127,6 @@ RUN = (
     row(
         "attention chunked in small chunks",
         Mode(model=attending("chunked"), extensions=lambda bench, dit: (SmallChunks(),)),
-        quick=True,
     ),
     row("tiled decode", Mode(tiling=Tiling(32, 8, 0.25)), quick=True),
 )
@@ -166,9 +165,9 @@ SAMPLED = (
     row("shift 3", Mode(shift=3.0)),
     *(row(f"guidance {scale:g}", Mode(guidance=Guidance(embedded=scale))) for scale in (1.0, 3.0)),
     row("undistilled cfg 1", guided(1.0)),
-    row("undistilled cfg 3", guided(3.0)),
+    row("undistilled cfg 3", guided(3.0), quick=True),
     row("undistilled cfg 3 in the first half", guided(3.0, interval=Interval(0.0, 0.5)), guided(3.0)),
-    row("undistilled cfg 3 negative prompt", replace(guided(3.0), negative=unasked), guided(3.0), quick=True),
+    row("undistilled cfg 3 negative prompt", replace(guided(3.0), negative=unasked), guided(3.0)),
     row("undistilled cfg 5", guided(5.0)),
     row("undistilled cfg 5 rescale 0.7", guided(5.0, rescale=0.7), guided(5.0)),
     row("undistilled cfg 5 negative prompt", replace(guided(5.0), negative=unasked), guided(5.0)),
@@ -191,7 +190,7 @@ ADAPTED = (
     row("LoRA at 1 beside fp8", replace(AT_NIGHT, model=loaded(storage="fp8")), AT_NIGHT),
 )
 
-# --- images, from images, and the VAE alone --------------------------------------------------------------------
+# --- images, from videos and images, and the VAE alone ---------------------------------------------------------
 
 
 def reconstructed(bench: Bench, size: tuple[int, int], frames: int) -> Outcome:
@@ -214,6 +213,7 @@ def _vae(size: tuple[int, int], frames: int) -> Row:
 
 
 OTHERS = (
+    row("video-to-video denoise 0.6", Mode(denoise=0.6), None),
     row("images", Mode(prompts=images, frames=1), None, quick=True),
     *(
         row(

@@ -227,6 +227,14 @@ def test_a_row_without_its_file_says_which(toy: Files, tmp_path: Path) -> None:
     assert quality.measured(ROWS[0], bench)["reason"].startswith("t2v.safetensors is not there")
 
 
+def test_a_clip_of_little_noise_stays_near_the_scene_that_it_begins_with(toy: Files, tmp_path: Path) -> None:
+    bench = Bench(toy, TINY_SET, tmp_path)
+    near, far = (bench.made(Mode(steps=1, shift=1.0, denoise=share)) for share in (0.02, 1.0))
+    for prompt in near.prompts:
+        scene = bench.latent(prompt.truth(17)[None])[0]
+        assert (near.latents[prompt.index] - scene).norm() < 0.1 * (far.latents[prompt.index] - scene).norm()
+
+
 class Obedient(Bench):
     """Shows a red thing where nothing is negated, a blue one where red is."""
 
