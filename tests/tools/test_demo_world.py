@@ -315,7 +315,7 @@ def test_a_background_that_changes_is_none() -> None:
 
 
 def test_a_thing_that_vanishes_does_nothing_for_sure() -> None:
-    (thing,) = see(joined((STILL, 7), (replace(STILL, things=()), 10))).things
+    (thing,) = see(joined((STILL, 5), (replace(STILL, things=()), 12))).things
     assert (thing.color, thing.shape, thing.motion) == ("red", "circle", "")
 
 
@@ -324,6 +324,59 @@ def test_ways_that_are_no_line_and_sizes_that_come_back_are_no_motion() -> None:
     grow = replace(STILL, things=(replace(STILL.things[0], motion="grow"),))
     pulse = render(grow)[:, [*range(0, 17, 2), *range(14, -1, -2)]]
     assert [see(clip).things[0].motion for clip in (back, pulse)] == ["", ""]
+
+
+def test_what_comes_after_the_length_of_a_clip_is_not_judged() -> None:
+    moving = render(RED_LEFT)
+    assert see(torch.cat([moving, moving[:, -1:].expand(-1, 32, -1, -1)], dim=1)).things == see(moving).things
+
+
+def test_a_thing_that_grows_to_fill_the_picture_is_still_one_on_its_background() -> None:
+    thing = Thing("blue", "square", "grow", "fast", (32.0, 32.0), 13.0)
+    seen = see(render(Scene(64, 64, "green", (thing,)), 49))
+    assert (seen.background, len(seen.things), seen.things[0].motion) == ("green", 1, "grow")
+
+
+@pytest.mark.parametrize("motion", MOTIONS)
+def test_a_thing_that_leaves_the_picture_early_is_known_while_it_is_there(motion: str) -> None:
+    dx, dy = DIRECTIONS.get(motion, (0.0, 0.0))
+    thing = Thing("green", "square", motion, "fast", (32 + 10 * dx, 32 + 10 * dy), 11.0)
+    scene = Scene(64, 64, "black", (thing,))
+    assert wrong_in(obedience(see(render(scene)), scene)) == set()
+
+
+def drawn(inside: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """A red thing at rest on white, of the shape where ``inside`` is true of pixels from its middle."""
+    at = torch.arange(64) - 31.5
+    shape = inside(at.view(1, -1), at.view(-1, 1)).float()
+    white, red = (torch.tensor(COLORS[name]).view(3, 1, 1, 1) for name in ("white", "red"))
+    return (white + (red - white) * shape).expand(3, CLIP_FRAMES, -1, -1) * 2 - 1
+
+
+def test_a_cross_without_its_corners_is_a_cross_and_rings_and_bars_are_no_shape() -> None:
+    star = see(drawn(lambda x, y: x.abs() ** 0.8 + y.abs() ** 0.8 < 12**0.8))
+    ring = see(drawn(lambda x, y: (torch.hypot(x, y) - 10).abs() < 2.5))
+    bar = see(drawn(lambda x, y: (x.abs() < 12) & (y.abs() < 5)))
+    assert [seen.things[0].shape for seen in (star, ring, bar)] == ["cross", "", ""]
+    assert {seen.things[0].motion for seen in (star, ring, bar)} == {"still"}
+
+
+def test_a_pixel_of_any_value_is_only_a_speck() -> None:
+    clip = render(RED_LEFT)
+    clip[:, 8, 60, 60] = torch.tensor([3e38, -3e38, 3e38])
+    assert see(clip) == see(render(RED_LEFT))
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.5, 1.0])
+def test_things_that_touch_for_a_while_are_told_apart(gap: float) -> None:
+    """Yellow has much of green in it: what reaches over from a yellow thing would make a green one larger."""
+    still = Thing("green", "square", "still", "slow", (32.0, 32.0), 9.0)
+    passing = Thing("yellow", "square", "right", "fast", (32.0, 32.0 + 2 * 8.1 + gap), 9.0)
+    scene = Scene(96, 64, "black", (still, passing))
+    seen = see(damaged(render(scene), 0)[0])
+    assert wrong_in(obedience(seen, scene)) == set()
+    radius = {thing.color: thing.radius for thing in seen.things}
+    assert radius["green"] == pytest.approx(9.0, abs=0.3)
 
 
 def test_two_things_of_one_color_are_two() -> None:

@@ -2,15 +2,15 @@
 
 The background is the median. Pixels that differ from it take the colour of the solid areas around them, so that a
 smoothed edge is no third colour; what hangs together in space and time in one colour is one thing. A thing's shape is
-the ideal one that covers it best, its motion a straight line through its middles and the square roots of its areas.
-Colours and distances between them are in the clip's −1…1; lengths are pixels.
+the one towards which it departs from what all shapes have in common, its motion a straight line through its centres
+and the square roots of its areas. Colours and distances between them are in the clip's −1…1; lengths are pixels.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from itertools import permutations
 from typing import Protocol
 
@@ -39,10 +39,10 @@ SPECK_PX, SOLID_SPECK_PX = 12.0, 3.0
 EDGE_PX = 2
 #: A thing most of which is no farther than this from a larger one is its blurred edge.
 FRINGE_PX = 3
-#: Below this part of its usual opacity a thing is fading; above it in the outermost pixels, it is leaving the picture.
+#: Below this part of its greatest opacity a thing is faded; above it in the outermost pixels, it leaves the picture.
 OPAQUE = 0.75
 #: A thing is no shape at all where it covers, and is covered, less than this.
-OVERLAP = 0.7
+OVERLAP = 0.66
 #: A thing farther from its straight line, in place or as a part of its size (root mean square), does nothing of ours.
 WANDER_PX, WANDER_SIZE = 2.0, 0.08
 #: In units of a slow way or growth: what does less is still; what moves and changes size by more does neither.
@@ -179,7 +179,7 @@ def _by_color(clip: Tensor, differs: Tensor) -> Tensor:
     kept = solid.sum((1, 2, 3)) >= few
     if not kept.any():
         return pixels[:0]
-    most, color = (_share(solid[kept], 5) + 1e-3 * pixels[kept]).max(dim=0)
+    most, color = _share(solid[kept], 5).max(dim=0)
     return (color == torch.arange(int(kept.sum())).view(-1, 1, 1, 1)) & differs & (most > 0)
 
 
@@ -187,8 +187,8 @@ def _share(masks: Tensor, size: int) -> Tensor:
     """Which part of the size × size pixels around each is in masks [..., H, W]; beyond the picture nothing is."""
     height, width = masks.shape[-2:]
     padded = F.pad(masks.float(), (size // 2,) * 4)
-    rows = torch.stack([padded[..., at : at + width] for at in range(size)]).sum(0)
-    return torch.stack([rows[..., at : at + height, :] for at in range(size)]).sum(0) / size**2
+    rows = reduce(torch.add, (padded[..., at : at + width] for at in range(size)))
+    return reduce(torch.add, (rows[..., at : at + height, :] for at in range(size))) / size**2
 
 
 def _connected(masks: Tensor) -> Tensor:
@@ -261,32 +261,33 @@ def _color(offset: Tensor, mask: Tensor) -> Tensor:
 def _measure(offset: Tensor, background: Tensor, mask: Tensor, reach: Tensor) -> SeenThing:
     """One thing, from the clip less its background [3, T, H, W], its pixels and where its edge may reach [T, H, W]."""
     color = _color(offset, mask)
-    alpha = torch.einsum("cthw,c->thw", offset, color / color.square().sum().clamp(min=DISTINCT**2)) * reach
+    weight = color / color.square().sum().clamp(min=DISTINCT**2)
+    alpha = (weight @ offset.flatten(1)).view(mask.shape) * reach
     area = alpha.sum((1, 2)).clamp(min=1e-3)
     y, x = ((torch.arange(size) + 0.5) for size in mask.shape[1:])
     center = torch.stack([(alpha.sum(1) * x).sum(1) / area, (alpha.sum(2) * y).sum(1) / area], dim=1)
-    whole = _whole(alpha)
-    shape, at, radius = _shape(alpha[whole], area[whole], center[whole])
-    motion, speed = _motion(whole, center, area.sqrt())
+    frames = _whole(alpha)
+    shape, at, radius = _shape(alpha[frames], area[frames], center[frames])
+    motion, speed = _motion(frames, center, area.sqrt())
     return SeenThing(_name(background + color), shape, motion, speed, at, radius)
 
 
 def _whole(alpha: Tensor) -> Tensor:
     """Indices of the frames in which a thing is neither faded nor cut by the picture's edge, within one clip's length.
 
-    If it is cut in most, those in which it is not faded: a thing may lie at the edge.
+    If these are few, those in which it is not faded: a thing may lie at the edge.
     """
-    opaque = alpha.flatten(1).topk(9).values.mean(1)
+    strength = alpha.flatten(1).topk(9).values.mean(1)
+    opaque = strength >= torch.minimum(strength.max(), OPAQUE * strength.max())
     edge = torch.cat([alpha[:, [0, -1]].flatten(1), alpha[:, :, [0, -1]].flatten(1)], dim=1).amax(1)
-    there = opaque >= torch.minimum(opaque.max(), OPAQUE * opaque.max())
-    uncut = there & (edge < OPAQUE)
-    frames = (there if _are_few(uncut.sum(), len(alpha)) else uncut).nonzero()[:, 0]
+    whole = opaque & (edge < OPAQUE)
+    frames = (opaque if _are_few(int(whole.sum()), len(alpha)) else whole).nonzero()[:, 0]
     return frames[frames < frames[0] + CLIP_FRAMES]
 
 
-def _are_few(count: int | Tensor, frames: int) -> bool:
-    """Whether so many of a clip's frames tell too little: less than half of what one clip's length has."""
-    return bool(2 * count < min(frames, CLIP_FRAMES))
+def _are_few(count: int, frames: int) -> bool:
+    """Whether so many of a clip's frames tell too little: less than a third of what one clip's length has."""
+    return 3 * count < min(frames, CLIP_FRAMES)
 
 
 @cache
@@ -298,18 +299,27 @@ def _ideal(shape: str) -> tuple[float, float]:
 
 
 def _shape(alpha: Tensor, area: Tensor, center: Tensor) -> tuple[str, tuple[float, float], float]:
-    """The shape that overlaps best with opacities [T, H, W]; its middle (x, y) and radius in the first frame."""
+    """The shape that opacities [T, H, W] have most of; its middle (x, y) and radius in the first frame.
+
+    All shapes are drawn with the area and the centre that were measured. What they have in common is taken away, so
+    that a cross with its corners smoothed is not a circle: it departs from the common towards the cross.
+    """
     y, x = (torch.arange(size) + 0.5 for size in alpha.shape[1:])
-    best, middle, extent, most = "", (float(center[0, 0]), float(center[0, 1])), float(area[0].sqrt()) / 2, OVERLAP
+    middles, radii, drawn = [], [], []
     for shape, distance in SHAPES.items():
         unit_area, below = _ideal(shape)
-        radius = (area / unit_area).sqrt().view(-1, 1, 1)
-        at_x, at_y = center[:, 0].view(-1, 1, 1), center[:, 1].view(-1, 1, 1) - below * radius
-        inside = (0.5 - distance(x - at_x, y.view(-1, 1) - at_y, radius)).clamp(0, 1)
-        overlap = float(torch.minimum(inside, alpha).sum() / torch.maximum(inside, alpha).sum())
-        if overlap > most:
-            best, middle, extent, most = shape, (float(at_x[0]), float(at_y[0])), float(radius[0]), overlap
-    return best, middle, extent
+        radius = (area / unit_area).sqrt()
+        middle = center - torch.stack([torch.zeros_like(radius), below * radius], dim=1)
+        at_x, at_y = middle.view(-1, 2, 1, 1).unbind(1)
+        drawn.append((0.5 - distance(x - at_x, y.view(-1, 1) - at_y, radius.view(-1, 1, 1))).clamp(0, 1))
+        middles.append((float(middle[0, 0]), float(middle[0, 1])))
+        radii.append(float(radius[0]))
+    ideals = torch.stack(drawn)
+    common = ideals.mean(0)
+    apart = (ideals - common).flatten(1)
+    best = int((apart @ (alpha - common).flatten() / apart.norm(dim=1)).argmax())
+    overlap = torch.minimum(ideals[best], alpha).sum() / torch.maximum(ideals[best], alpha).sum()
+    return list(SHAPES)[best] if float(overlap) > OVERLAP else "", middles[best], radii[best]
 
 
 def _motion(frames: Tensor, center: Tensor, size: Tensor) -> tuple[str, str]:
