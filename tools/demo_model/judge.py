@@ -23,8 +23,6 @@ from tools.demo_model.world import CLIP_FRAMES, COLORS, DIRECTIONS, GROWTH, SHAP
 #: The colours as they are in a clip [9, 3].
 PALETTE = torch.tensor(list(COLORS.values())) * 2 - 1
 NAMES = tuple(COLORS)
-#: What is outside −1…1 is measured, as noise may go there, but not farther than this.
-BRIGHTEST = 2.0
 #: What is farther from every colour has none of their names: grey, brown, pink.
 NAMED_WITHIN = 0.6
 #: A background is of the colour that it has in this part of the frames.
@@ -39,6 +37,8 @@ SPECK_PX, SOLID_SPECK_PX = 12.0, 3.0
 EDGE_PX = 2
 #: A thing most of which is no farther than this from a larger one is its blurred edge.
 FRINGE_PX = 3
+#: A faded colour is so near the line from the background to the full one; none of the world's own colours is.
+PALE_WITHIN = 0.19
 #: Below this part of its greatest opacity a thing is faded; above it in the outermost pixels, it leaves the picture.
 OPAQUE = 0.75
 #: A thing is no shape at all where it covers, and is covered, less than this.
@@ -136,7 +136,7 @@ def see(clip: Tensor) -> Seen:
     nothing = Seen("", (), clip.shape[1])
     if not clip.isfinite().all():
         return nothing
-    clip = clip.detach().float().cpu().clamp(-BRIGHTEST, BRIGHTEST)
+    clip = clip.detach().float().cpu()
     backgrounds, steady = _backgrounds(clip)
     offset = clip - backgrounds[:, :, None, None]
     differs = offset.square().sum(0) > DISTINCT**2
@@ -241,9 +241,9 @@ def _joined(masks: Tensor, offset: Tensor) -> Tensor:
 
 
 def _is_pale(color: Tensor, full: Tensor) -> bool:
-    """Whether a colour is on the way from the background to another; both less the background."""
-    part = float(color @ full / full.square().sum())
-    return 0 < part < 1 and float((color - part * full).norm()) < DISTINCT
+    """Whether a colour is on the line from the background to another, both less the background."""
+    part = color @ full / full.square().sum()
+    return float((color - part * full).norm()) < PALE_WITHIN
 
 
 def _coexist(mask: Tensor, other: Tensor) -> bool:
