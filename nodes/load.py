@@ -114,8 +114,8 @@ class HyvLoadModel(io.ComfyNode):
     ) -> io.NodeOutput:
         path = models.transformer(model)
         found = inspect_dit(path)
-        logger.info("%s: %s", model, found.describe())
         chosen = kind_of(found.config, kind)
+        logger.info("%s: %s", model, found.describe(chosen))
         return io.NodeOutput(ModelHandle(FileVersion.of(path), dtype, attention, storage, fp8_products, chosen))
 
 

@@ -35,7 +35,7 @@ def decoded_images(
 
     Other arguments as in ``VAE.decode_frames``. Raises ``NumericsError`` for NaN or infinity.
     """
-    # One clip at a time: the VAE's memory grows with the batch, its speed does not.
+    # One clip at a time, since the VAE's memory grows with the batch.
     for latent in latents:
         for part in vae.decode_frames(latent[None], tiling, on_progress):
             if not bool(torch.isfinite(part).all()):

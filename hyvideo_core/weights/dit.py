@@ -142,10 +142,10 @@ class TransformerFile:
         """Numbers in all."""
         return sum(self.block_elements) + self.other_elements
 
-    def describe(self) -> str:
-        """One line for a log."""
+    def describe(self, kind: str | None = None) -> str:
+        """One line for a log; ``kind`` says what it is for where that was chosen."""
         channels = self.config.in_channels
-        kind = next((kind for kind, needed in KINDS.items() if needed == channels), f"{channels}-channel")
+        kind = kind or next((kind for kind, needed in KINDS.items() if needed == channels), f"{channels}-channel")
         guidance = "guidance-distilled" if self.config.guidance_embed else "not distilled: use cfg"
         return (
             f"HunyuanVideo {kind} transformer, {self.config.double_blocks}+{self.config.single_blocks} blocks of "

@@ -15,7 +15,7 @@ from dit_data import config_of, golden_weights, save
 from golden_data import GOLDEN, golden, of_case
 from hyvideo_core.errors import CheckpointError
 from hyvideo_core.model import DiT
-from hyvideo_core.weights import describe_dit, detect_dit, load_dit, parameter_count
+from hyvideo_core.weights import describe_dit, detect_dit, inspect_dit, load_dit, parameter_count
 from hyvideo_core.weights.keymaps import PREFIXES, host_to_original
 
 NAMES = json.loads((GOLDEN / "manifests/names_dit.json").read_text())
@@ -242,5 +242,6 @@ def test_a_file_is_described_in_one_line() -> None:
     count = sum(tensor.numel() for tensor in golden_weights().values())
     assert parameter_count(path) == count
     line = describe_dit(path)
+    assert "image-to-video (token_replace)" in inspect_dit(path).describe("image-to-video (token_replace)")
     assert all(word in line for word in ("text-to-video", "2+3 blocks", f"{count:,}", "guidance-distilled"))
     assert "\n" not in line

@@ -9,9 +9,8 @@ import urllib.parse
 import pytest
 from PIL import Image
 
-import models
 from tools.server import PACK_NAME
-from tools.workflow_graphs import DEMO_I2V, DEMO_VIDEO, SMALL_SIZE, WORKFLOWS
+from tools.workflow_graphs import DEMO_VIDEO, SMALL_SIZE, WORKFLOWS
 from tools.workflows import FOLDER, render_all
 
 API = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted((FOLDER / "api").glob("*.json"))}
@@ -23,9 +22,8 @@ FILE_INPUTS = {"model", "vae", "llm", "clip", "vae_name", "clip_name1", "clip_na
 
 
 @pytest.fixture(autouse=True)
-def image_to_video(server, place):
-    """What these workflows need beside the demo models: a model that takes an image, and the host's own picture."""
-    place(f"diffusion_models/{DEMO_I2V.model}", models.transformer(guidance_embed=False))
+def host_picture(server):
+    """What these workflows need beside the demo models: the host's own picture."""
     shutil.copy(server.comfyui / "input" / "example.png", server.base / "input")
 
 

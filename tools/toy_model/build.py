@@ -28,7 +28,9 @@ TRANSFORMER = "diffusion_models/hyvideo_demo_t2v.safetensors"
 VAE = "vae/hyvideo_demo_vae.safetensors"
 LLAMA = "text_encoders/hyvideo_demo_llama.safetensors"
 CLIP = "text_encoders/hyvideo_demo_clip.safetensors"
-FILES = (TRANSFORMER, VAE, LLAMA, CLIP)
+#: Not guidance-distilled, as the trained image-to-video transformer is.
+IMAGE_TRANSFORMER = "diffusion_models/hyvideo_demo_i2v.safetensors"
+FILES = (TRANSFORMER, IMAGE_TRANSFORMER, VAE, LLAMA, CLIP)
 
 TRANSFORMER_CONFIG: dict[str, Any] = {
     "hidden_size": 256,
@@ -85,7 +87,7 @@ def recipe() -> str:
 
 
 def build(models: Path = DEMO_MODELS) -> None:
-    """Write all four files below ``models``, each in the folder where ComfyUI looks for it."""
+    """Write all files below ``models``, each in the folder where ComfyUI looks for it."""
     import torch
     from transformers import CLIPTextConfig, CLIPTextModel, LlamaConfig, LlamaModel
 
@@ -95,8 +97,9 @@ def build(models: Path = DEMO_MODELS) -> None:
 
     (models / STAMP_NAME).unlink(missing_ok=True)
     vae_metadata = {"norm_num_groups": VAE_CONFIG["norm_groups"], **VAE_CONFIG}
-    transformer = DiT(DiTConfig(**TRANSFORMER_CONFIG))
-    write(models / TRANSFORMER, tensors(transformer, torch.bfloat16), {"modelspec.title": "HyVideo Studio demo"})
+    for name, is_distilled in ((TRANSFORMER, True), (IMAGE_TRANSFORMER, False)):
+        transformer = DiT(DiTConfig(**TRANSFORMER_CONFIG, guidance_embed=is_distilled))
+        write(models / name, tensors(transformer, torch.bfloat16), {"modelspec.title": "HyVideo Studio demo"})
     autoencoder = Autoencoder(VAEConfig(**VAE_CONFIG))
     write(models / VAE, tensors(autoencoder, torch.bfloat16), {"config": json.dumps(vae_metadata)})
     llama = LlamaModel(LlamaConfig(**LLAMA_CONFIG))
