@@ -115,9 +115,13 @@ def test_a_seed_gives_the_same_scene_again(seed: int, size: tuple[int, int], hel
     assert {thing.is_held_out for thing in first.things} == {held_out}
 
 
-def test_one_combination_in_ten_is_held_out_and_no_part_of_any_is_unknown_to_training() -> None:
+def test_one_combination_in_eleven_is_held_out_some_of_each_part_and_no_pair_is_unknown_to_training() -> None:
     every = [Thing(c, s, m, "slow") for c in COLORS for s in SHAPES for m in MOTIONS]
     trained = [thing for thing in every if not thing.is_held_out]
+    kept = [thing for thing in every if thing.is_held_out]
+    assert {t.color for t in kept} == set(COLORS)
+    assert {t.shape for t in kept} == set(SHAPES)
+    assert min(sum(t.motion == m for t in kept) for m in MOTIONS) >= 3
     assert 0.7 / HELD_OUT < 1 - len(trained) / len(every) < 1.3 / HELD_OUT
     assert {(t.color, t.shape) for t in trained} == {(c, s) for c in COLORS for s in SHAPES}
     assert {(t.shape, t.motion) for t in trained} == {(s, m) for s in SHAPES for m in MOTIONS}

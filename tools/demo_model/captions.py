@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tools.demo_model.world import DIRECTIONS, Scene, Thing
@@ -82,7 +83,7 @@ OPENINGS = ("", "", "", "", "A video of ", "An animation of ", "A clip of ", "Fo
 IMAGE_OPENINGS = ("", "", "", "A picture of ", "An image of ")
 
 #: Frames of a caption: {things} are noun phrases, {deeds} whole clauses, {behind} the background as an adverbial,
-#: {alone} as a sentence of its own. The last of each are kept for tests.
+#: {alone} as a sentence of its own, {plain} as keywords.
 FRAMES = (
     "{opening}{things} {behind}",
     "{opening}{things} {behind}.",
@@ -93,6 +94,7 @@ FRAMES = (
     "{deeds}. {alone}",
     "{alone} {deeds}.",
     "{behind}: {things}",
+    "{opening}{things}, {plain}",
 )
 HELD_OUT_FRAMES = ("{alone} {opening}{things}.", "{behind} there is {things}.", "We see how {deeds} {behind}.")
 BARE_FRAMES = ("{opening}{things}", "{deeds}", "{deeds}.", "{things}.")
@@ -100,8 +102,8 @@ BARE_FRAMES = ("{opening}{things}", "{deeds}", "{deeds}.", "{things}.")
 AND_THINGS = (" and ", " and ", ", and ", " next to ", " together with ")
 AND_DEEDS = (" and ", ", and ", ", while ", " while ", ". ", " as ")
 
-#: How often a part of a partial caption is unsaid.
-UNSAID = 0.45
+#: How often a part of a partial caption is unsaid, and how often a thing has no article, as in a list of keywords.
+UNSAID, NO_ARTICLE = 0.45, 0.1
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ def describe(
         "things": rng.choice(AND_THINGS).join(_thing(rng, thing, held_out) for thing in said),
         "deeds": rng.choice(AND_DEEDS).join(_deed(rng, thing, held_out) for thing in said),
         "behind": rng.choice(BEHIND).format(_word(rng, COLOR_WORDS, background)),
+        "plain": f"{_word(rng, COLOR_WORDS, background)} background",
         "alone": rng.choice(BEHIND_ALONE).format(_word(rng, COLOR_WORDS, background)),
     }
     return Caption(_sentence(rng, frame.format(**parts)), background, said)
@@ -143,6 +146,8 @@ def _said(rng: random.Random, thing: Thing, image: bool, partial: bool) -> Thing
 def _named(rng: random.Random, thing: Thing) -> str:
     shape = _word(rng, SHAPE_WORDS, thing.shape) or rng.choice(UNNAMED)
     name = f"{_word(rng, COLOR_WORDS, thing.color)} {shape}".strip()
+    if rng.random() < NO_ARTICLE:
+        return name
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
@@ -196,7 +201,7 @@ def is_kept(verb: str, way: str) -> bool:
     return verb not in ("moves", "moving") and zlib.crc32(f"{verb} {way}".encode()) % 7 == 0
 
 
-def _word(rng: random.Random, words: dict[str, tuple[str, ...]], key: str) -> str:
+def _word(rng: random.Random, words: Mapping[str, tuple[str, ...]], key: str) -> str:
     return rng.choice(words[key]) if key else ""
 
 

@@ -25,7 +25,10 @@ class TextFeatures:
     def __call__(
         self, captions: Sequence[str], *, image: bool = False, tokens: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Hidden states [B, L, D], mask [B, L] and pooled vectors [B, P]; L is ``tokens``, or that of the longest."""
+        """Hidden states [B, L, D], mask [B, L] and pooled vectors [B, P]; L is ``tokens``, or that of the longest.
+
+        Raises ``ValueError`` for captions longer than ``tokens``.
+        """
         template = IMAGE if image else VIDEO
         crop = template.crop_start or 0
         with torch.autocast(DEVICE, torch.bfloat16):
@@ -34,6 +37,8 @@ class TextFeatures:
             mask = torch.arange(hidden.shape[1], device=DEVICE) < (lengths - crop)[:, None]
             ids, lengths = padded([self.clip.tokenizer.encode(caption) for caption in captions])
             pooled = self.clip.clip(input_ids=ids).last_hidden_state[torch.arange(len(ids)), lengths - 1]
+        if tokens is not None and tokens < hidden.shape[1]:
+            raise ValueError(f"A caption has {hidden.shape[1]} tokens, but {tokens} were to hold every one.")
         if tokens is not None:
             hidden, mask = (
                 F.pad(rows, (0, 0) * (rows.ndim - 2) + (0, tokens - rows.shape[1])) for rows in (hidden, mask)

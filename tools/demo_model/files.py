@@ -34,5 +34,6 @@ def write(
     save_file(
         {name: tensor.detach().cpu().to(bfloat16).contiguous() for name, tensor in tensors.items()}, partial, metadata
     )
+    partial.chmod(0o644)  # safetensors lets nobody else read what it wrote
     os.replace(partial, path)
     print(f"{path.relative_to(SHIPPED_MODELS)}: {path.stat().st_size / 1e6:.2f} MB")

@@ -55,10 +55,10 @@ Decorate = Callable[[Scene], Scene]
 
 def encoded(vae: VAE, scenes: list[Scene], frames: int) -> Tensor:
     """Scaled latents [N, 16, t, h, w] of scenes of one size, as the transformer sees them."""
-    parts = []
+    parts, device = [], vae.quant_conv.weight.device
     for start in range(0, len(scenes), ENCODED_AT_ONCE):
-        clips = stack(render(scene, frames) for scene in scenes[start : start + ENCODED_AT_ONCE]).to(DEVICE)
-        with torch.no_grad(), torch.autocast(DEVICE, torch.bfloat16):
+        clips = stack(render(scene, frames) for scene in scenes[start : start + ENCODED_AT_ONCE]).to(device)
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
             mode = vae_forward.encode(vae, clips.contiguous(memory_format=torch.channels_last_3d)).mode()
         parts.append(mode.float().cpu() * vae.scaling_factor)
     return torch.cat(parts)

@@ -39,7 +39,7 @@ BATCH = 64
 #: How often each geometry is seen.
 SHARES = (5, 3, 1, 1)
 #: Captions are padded to this many tokens by whether it is an image, so that blocks are compiled for few shapes.
-TEXT_TOKENS = {True: 24, False: 40}
+TEXT_TOKENS = {True: 28, False: 40}
 #: How often the caption is left out, says only a part, or the first frame is given.
 NO_CAPTION, PARTIAL_CAPTION, FIRST_FRAME = 0.1, 0.25, 0.25
 #: Noise levels are drawn evenly and then shifted like a schedule's, towards noise, where most is decided.

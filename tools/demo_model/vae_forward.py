@@ -69,7 +69,7 @@ def _resnet(block: ResnetBlock, x: Tensor) -> Tensor:
 def _attention(block: CausalAttention, x: Tensor) -> Tensor:
     _, _, frames, height, width = x.shape
     tokens = block.group_norm(x).flatten(2).transpose(1, 2)
-    frame = torch.arange(frames).repeat_interleave(height * width)
+    frame = torch.arange(frames, device=x.device).repeat_interleave(height * width)
     seen = frame[:, None] >= frame
     mixed = F.scaled_dot_product_attention(
         block.to_q(tokens)[:, None], block.to_k(tokens)[:, None], block.to_v(tokens)[:, None], attn_mask=seen

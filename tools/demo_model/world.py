@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import random
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -50,8 +49,8 @@ GROWTH = {"slow": 1.45, "fast": 2.1}
 RADII_PX = {1: (10.0, 13.0), 2: (7.5, 9.5)}
 #: Room between objects, and between an object and the picture's edge.
 GAP_PX, MARGIN_PX = 3.0, 0.5
-#: One in so many combinations of colour, shape and motion is never trained on.
-HELD_OUT = 10
+#: Of the combinations of colour, shape and motion one in so many is never trained on; see ``Thing.is_held_out``.
+HELD_OUT = 11
 TRIES = 200
 
 
@@ -95,8 +94,12 @@ class Thing:
 
     @property
     def is_held_out(self) -> bool:
-        """Whether this combination of colour, shape and motion is kept for tests."""
-        return zlib.crc32(f"{self.color} {self.shape} {self.motion}".encode()) % HELD_OUT == 0
+        """Whether this combination of colour, shape and motion is kept for tests.
+
+        Spread evenly, like a Latin square: some of every colour, of every shape and of every motion are.
+        """
+        places = list(COLORS).index(self.color), list(SHAPES).index(self.shape), MOTIONS.index(self.motion)
+        return sum(weight * place for weight, place in zip((1, 3, 5), places, strict=True)) % HELD_OUT == 0
 
     def path(self, frames: int) -> tuple[Tensor, Tensor, Tensor]:
         """x, y and radius [frames] of the object."""

@@ -1,0 +1,42 @@
+"""The model card says what the files, the recipes and the curves say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tools.demo_model import card, files
+from tools.demo_model.training import Recipe
+
+
+def test_the_card_lists_every_shipped_file_with_its_size() -> None:
+    text = "\n".join(card.sizes())
+    shipped = [path for path in files.ALL if path.is_file()]
+    assert shipped
+    for path in shipped:
+        assert f"`{path.parent.name}/{path.name}`" in text
+        assert f" {path.stat().st_size / 1e6:.2f} |" in text
+
+
+def test_all_files_together_stay_within_16_mb() -> None:
+    assert sum(path.stat().st_size for path in files.ALL if path.is_file()) <= 16_000_000
+
+
+@pytest.mark.parametrize("entries", [1, 7, 100])
+def test_a_curve_is_drawn_from_its_file(tmp_path: Path, entries: int) -> None:
+    path = tmp_path / "dit.jsonl"
+    path.write_text("".join(json.dumps({"step": 10 * i, "mse": 1 / i}) + "\n" for i in range(1, entries + 1)))
+    text = "\n".join(card.curve("dit", Recipe(steps=5000, rate=3e-4), path))
+    assert f"{10 * entries:,} of 5,000 steps, learning rate 0.0003" in text
+    drawn = json.loads(text.partition("line ")[2].partition("\n")[0])
+    assert len(drawn) <= 2 * card.POINTS
+    assert drawn == sorted(drawn, reverse=True)
+    assert text.count("```") == 2
+
+
+def test_every_training_has_its_command_in_the_card() -> None:
+    text = "\n".join(card.trainings())
+    for name in ("train_vae", "train_text", "train_dit", "distill", "train_lora"):
+        assert f"python -m tools.demo_model.{name}\n" in text + "\n"
