@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tools.demo_model import card, files
+from tools.demo_model.__main__ import PARTS, main
 from tools.demo_model.training import Recipe
 
 
@@ -38,5 +39,18 @@ def test_a_curve_is_drawn_from_its_file(tmp_path: Path, entries: int) -> None:
 
 def test_every_training_has_its_command_in_the_card() -> None:
     text = "\n".join(card.trainings())
-    for name in ("train_vae", "train_text", "train_dit", "distill", "train_lora"):
-        assert f"python -m tools.demo_model.{name}\n" in text + "\n"
+    (command,) = [line for line in text.splitlines() if line.startswith("python -m tools.demo_model text")]
+    assert [*command.split()[3:], "card"] == list(PARTS)
+
+
+def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["vea"]) == 2
+    assert "there are text, vae, i2v, t2v, lora, card" in capsys.readouterr().err
+
+
+def test_the_scores_are_the_recorded_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(card, "QUALITY", tmp_path / "quality.json")
+    assert not list(card.scores())
+    (tmp_path / "quality.json").write_text("{}")
+    (tmp_path / "quality.md").write_text("| float32 | 97.5 |")
+    assert "| float32 | 97.5 |" in "\n".join(card.scores())

@@ -90,7 +90,7 @@ def test_a_student_begins_as_its_teacher_at_every_scale() -> None:
 def test_features_are_those_of_the_packs_encoders(template: object) -> None:
     found = features.TextFeatures()
     prompts = ["a red circle moving left on a white background", "", "A blue square grows. The background is black."]
-    text, mask, pooled = found(prompts, image=template is IMAGE, tokens=20)
+    text, mask, pooled = found(prompts, image=template is IMAGE, tokens=(4, 20))
     expected = TextEncoders(found.mllm, found.clip).encode(prompts, IMAGE if template is IMAGE else VIDEO)
     length = expected.text.shape[1]
     assert text.shape[1] == 20
@@ -112,7 +112,7 @@ def test_normalising_moves_the_latent_and_not_the_picture() -> None:
     torch.testing.assert_close(after, before, rtol=1e-2, atol=1e-3)
     latent = export.encoded(module, export.measured_scenes(), 17).transpose(0, 1).flatten(1)
     assert latent.mean(1).abs().max() < 0.01
-    assert (latent.std(1) - 1).abs().max() < 0.01
+    assert abs(float(latent.std()) - 1) < 0.01
 
 
 class Line(nn.Module):
@@ -181,20 +181,17 @@ def test_a_caption_says_what_it_says_it_says(image: bool, held_out: bool) -> Non
         assert not {word for word in every - said if f" {word} " in f" {text} "}
 
 
-def test_some_phrasings_are_never_trained_on() -> None:
-    rng = random.Random(0)
-    for _ in range(500):
-        text = captions.describe(rng, random_scene(rng, 64, 64)).text
-        assert not text.startswith(("We see how", "we see how"))
-        kept = [
-            (verb, way)
-            for forms in captions.GO
-            for verb in forms
-            for m in captions.DIRECTIONS
-            for way in captions.ways(m)
-            if captions.is_kept(verb, way)
-        ]
-        assert not [pair for pair in kept if text.lower().rstrip(".").endswith(" ".join(pair))]
+@pytest.mark.parametrize("image", [False, True])
+def test_the_longest_captions_fit_what_blocks_are_compiled_for(image: bool) -> None:
+    """A caption that did not would end a training of hours."""
+    encode = features.TextFeatures().mllm
+    template = IMAGE if image else VIDEO
+    rng = random.Random(4)
+    scenes = [random_scene(rng, 96, 48, things=2) for _ in range(200)]
+    texts = {captions.describe(rng, scene, image=image).text for scene in scenes for _ in range(100)}
+    longest = sorted(texts, key=len)[-200:]
+    most = max(len(encode.tokenize(text, template)[0]) - template.crop_start for text in longest)
+    assert most <= train_dit.TEXT_TOKENS[image][-1] - 8, "longer ones are rarer, but there are some"
 
 
 def test_captions_label_what_is_said() -> None:

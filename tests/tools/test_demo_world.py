@@ -148,6 +148,64 @@ def test_the_judge_is_right_about_damaged_clips() -> None:
     assert 29 < sum(quality) / CLIPS < 31
 
 
+X, Y, RADIUS = RED_LEFT.things[0].path(CLIP_FRAMES)
+BLUE = torch.tensor(COLORS["blue"]) * 2 - 1
+
+
+def without(*frames: slice) -> Tensor:
+    """The red circle's clip with nothing in these frames."""
+    clip = render(RED_LEFT).clone()
+    for part in frames:
+        clip[:, part] = clip[:, :1, :1, :1]
+    return clip
+
+
+def with_core() -> Tensor:
+    clip = render(RED_LEFT).clone()
+    y, x = (torch.arange(64) + 0.5).view(-1, 1), torch.arange(64) + 0.5
+    for frame in range(CLIP_FRAMES):
+        clip[:, frame, torch.hypot(x - X[frame], y - Y[frame]) < 6] = BLUE[:, None]
+    return clip
+
+
+def with_stripes() -> Tensor:
+    clip = render(RED_LEFT).clone()
+    empty = (clip - clip[:, :1, :1, :1]).abs().sum(0) < 0.1
+    striped = empty & (torch.arange(64) % 8 < 2)
+    clip[:, striped] = BLUE[:, None]
+    return clip
+
+
+def with_flash() -> Tensor:
+    clip = render(RED_LEFT).clone()
+    clip[:, 5, 2:15, 2:15] = BLUE.view(3, 1, 1)
+    return clip
+
+
+def with_a_jump() -> Tensor:
+    clip = render(RED_LEFT).clone()
+    clip[:, 8:] = clip[:, 8:].roll(-8, dims=-1)
+    return clip
+
+
+@pytest.mark.parametrize(
+    ("clip", "wrong"),
+    [
+        (without(slice(6, 17)), "motion"),
+        (without(slice(0, 17, 2)), "motion"),
+        (without(slice(3, 8), slice(11, 17)), "motion"),
+        (with_a_jump(), "motion"),
+        (with_core(), "count"),
+        (with_stripes(), "background"),
+        (with_flash(), "background"),
+    ],
+    ids=["vanishes", "blinks", "comes and goes", "jumps", "has a blue core", "stripes", "flash"],
+)
+def test_what_is_nearly_what_was_asked_for_is_not_it(clip: Tensor, wrong: str) -> None:
+    assert obedience(see(render(RED_LEFT)), RED_LEFT).all
+    assert wrong in wrong_in(obedience(see(clip), RED_LEFT))
+
+
 @pytest.mark.parametrize("frames", [1, 5, 33, 65])
 def test_pictures_short_and_long_clips_are_judged_too(frames: int) -> None:
     """In long ones, things leave the picture or grow to fill it."""
@@ -384,7 +442,7 @@ def test_things_that_touch_for_a_while_are_told_apart(gap: float) -> None:
     seen = see(damaged(render(scene), 0)[0])
     assert wrong_in(obedience(seen, scene)) == set()
     radius = {thing.color: thing.radius for thing in seen.things}
-    assert radius["green"] == pytest.approx(9.0, abs=0.3)
+    assert radius["green"] == pytest.approx(9.0, abs=0.6)
 
 
 def test_two_things_of_one_color_are_two() -> None:

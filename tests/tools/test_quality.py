@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from hyvideo_core.configs import VAEConfig
 from hyvideo_core.ops.ggml import FORMATS
 from hyvideo_core.vae import VAE
 from tools.demo_model import captions, train_dit, train_lora
-from tools.demo_model.world import DIRECTIONS, render
+from tools.demo_model.world import DIRECTIONS, random_scene, render
 
 TOY = replace(train_dit.CONFIG, double_blocks=1, single_blocks=2)
 TOY_VAE = VAEConfig(block_out_channels=(8, 8, 8, 8), norm_groups=4)
@@ -52,13 +54,23 @@ TINY_SET = 2
 def test_no_prompt_was_trained_on() -> None:
     for prompt in videos(PROMPTS):
         text = prompt.text.lower()
-        alone = [start.partition("{")[0].lower() for start in captions.BEHIND_ALONE]
-        assert "we see how " in text or " there is " in text or text.startswith(tuple(alone))
+        assert prompt.caption.frame in captions.HELD_OUT_FRAMES
         for thing in prompt.caption.things:
             assert thing.is_held_out
             if thing.motion in DIRECTIONS:
-                pairs = [(verb, way) for verbs in captions.GO for verb in verbs for way in captions.ways(thing.motion)]
-                assert any(f"{verb} {way}" in text for verb, way in pairs if captions.is_kept(verb, way))
+                kept = [pair for pair in captions.pairs(thing.motion) if captions.is_kept(*pair)]
+                assert any(f"{verb} {way}" in text for verb, way in kept)
+
+
+def test_no_training_caption_is_phrased_as_a_prompt() -> None:
+    ways = [pair for motion in DIRECTIONS for pair in captions.pairs(motion) if captions.is_kept(*pair)]
+    kept = re.compile("|".join(rf"\b{verb} {way}\b" for verb, way in ways))
+    rng = random.Random(5)
+    for _ in range(3000):
+        caption = captions.describe(rng, random_scene(rng, 64, 64), partial=rng.random() < 0.3)
+        assert caption.frame not in captions.HELD_OUT_FRAMES
+        assert not kept.search(caption.text.lower()), caption.text
+        assert not re.search("we see how| there is ", caption.text.lower()), caption.text
 
 
 def test_prompts_ask_for_all_that_their_scenes_show() -> None:
@@ -250,7 +262,8 @@ class Obedient(Bench):
 
 def test_the_likeliest_colour_is_negated(tmp_path: Path) -> None:
     found = negated(Obedient(Files(), 3, tmp_path))
-    assert found.note == "red in 100.0 %, with it negated in 0.0 %"
+    assert found.note == "red in 3 of 3 clips, with it negated in 0"
+    assert [one.numbers["gone"] for one in found.judged] == [100.0] * 3
     assert all(one.obeyed["shape"] and one.obeyed["motion"] for one in found.judged)
     assert max(one.numbers["psnr_db"] for one in found.judged) < 30
 
@@ -278,7 +291,7 @@ def table(**obeyed: int) -> list[Result]:
 )
 def test_the_gate_fails_where_a_column_falls_by_more_than_3_points(column: str, before: int, now: int) -> None:
     found = falls(table(**{column: before}), table(**{column: now}))
-    if 100 * (before - now) / QUICK_PROMPTS > MAY_FALL:
+    if 100 * (before - now) / QUICK_PROMPTS > MAY_FALL and before - now > 1:
         assert len(found) == 1
         assert ROWS[0].name in found[0]
         assert (
@@ -288,8 +301,11 @@ def test_the_gate_fails_where_a_column_falls_by_more_than_3_points(column: str, 
         assert found == []
 
 
-def test_one_prompt_is_within_what_rounding_may_do() -> None:
-    assert 100 / QUICK_PROMPTS < MAY_FALL < 200 / QUICK_PROMPTS
+@pytest.mark.parametrize("prompts", [16, 24, 33, QUICK_PROMPTS])
+def test_one_prompt_is_within_what_rounding_may_do_and_two_are_not(prompts: int) -> None:
+    before, one, two = ([result(ROWS[0], outcome({"all": prompts - fall}, prompts))] for fall in range(3))
+    assert falls(before, one) == []
+    assert len(falls(before, two)) == 1
 
 
 def test_the_gate_compares_the_first_prompts_of_a_longer_record() -> None:

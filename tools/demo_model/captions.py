@@ -73,46 +73,91 @@ SPEED_WORDS = {"slow": ("slowly", "gently", "at a slow pace"), "fast": ("quickly
 BEHIND = (
     "on a {} background",
     "on a {} background",
+    "on a {} background",
     "against a {} background",
     "in front of a {} background",
+    "with a {} background",
+    "on a plain {} background",
+    "against a solid {} background",
     "over a {} backdrop",
     "against a {} backdrop",
+    "in front of a {} wall",
+    "on {}",
 )
-BEHIND_ALONE = ("The background is {}.", "The backdrop is {}.", "Everything behind is {}.")
-OPENINGS = ("", "", "", "", "A video of ", "An animation of ", "A clip of ", "Footage of ")
-IMAGE_OPENINGS = ("", "", "", "A picture of ", "An image of ")
+BEHIND_ALONE = (
+    "The background is {}.",
+    "The backdrop is {}.",
+    "Everything behind is {}.",
+    "The background color is {}.",
+    "Background: {}.",
+)
+OPENINGS = ("", "", "", "", "", "A video of ", "An animation of ", "A clip of ", "Footage of ", "A short film of ")
+IMAGE_OPENINGS = ("", "", "", "A picture of ", "An image of ", "A drawing of ")
+#: What is said before things, before clauses, and beside either, that says nothing of them.
+SHOW = ("show", "show me", "here is", "this is", "draw", "imagine", "please make", "I want", "you can see", "look at")
+NOW = ("now", "here", "in this scene", "watch how", "watch as", "look,", "it is simple:", "this time")
+STYLES = ("flat colors", "simple animation", "minimal", "smooth motion", "high quality", "2D", "cartoon")
 
 #: Frames of a caption: {things} are noun phrases, {deeds} whole clauses, {behind} the background as an adverbial,
-#: {alone} as a sentence of its own, {plain} as keywords.
+#: {alone} as a sentence of its own, {plain} as keywords. There are many, so that words are learned and not places.
 FRAMES = (
-    "{opening}{things} {behind}",
-    "{opening}{things} {behind}.",
-    "{deeds} {behind}",
-    "{deeds} {behind}.",
+    *("{opening}{things} {behind}", "{opening}{things} {behind}.", "{deeds} {behind}", "{deeds} {behind}.") * 2,
     "{behind}, {deeds}.",
+    "{behind} {deeds}.",
+    "{behind}: {things}",
+    "{behind} one finds {things}.",
+    "{behind}, {show} {things}.",
+    "{behind} we have {things}, {style}",
     "{opening}{things}. {alone}",
     "{deeds}. {alone}",
     "{alone} {deeds}.",
-    "{behind}: {things}",
+    "{alone} {now} {deeds}.",
+    "{alone} {show} {things}.",
     "{opening}{things}, {plain}",
+    "{plain}, {things}",
+    "{plain}. {opening}{things}.",
+    "{plain}: {deeds}",
+    "{show} {things} {behind}.",
+    "{show} {things}. {alone}",
+    "{now} {deeds} {behind}.",
+    "{now} {deeds}. {alone}",
+    "{style}: {deeds} {behind}",
+    "{style}, {things}, {plain}",
+    "{things} {behind}, {style}",
+    "{things} can be seen {behind}.",
+    "The scene has {things} {behind}.",
+    "{opening}{things}, all {behind}.",
+    "What happens {behind}: {deeds}.",
 )
 HELD_OUT_FRAMES = ("{alone} {opening}{things}.", "{behind} there is {things}.", "We see how {deeds} {behind}.")
-BARE_FRAMES = ("{opening}{things}", "{deeds}", "{deeds}.", "{things}.")
+BARE_FRAMES = (
+    *("{opening}{things}", "{deeds}", "{deeds}.", "{things}.") * 2,
+    "{show} {things}.",
+    "{now} {deeds}.",
+    "{style}, {things}",
+    "{deeds}, {style}",
+)
 #: Between two things, and between two clauses.
-AND_THINGS = (" and ", " and ", ", and ", " next to ", " together with ")
-AND_DEEDS = (" and ", ", and ", ", while ", " while ", ". ", " as ")
+AND_THINGS = (" and ", " and ", " and ", ", and ", " next to ", " together with ", " beside ", " with ", ", ")
+AND_DEEDS = (" and ", " and ", ", and ", ", while ", " while ", ". ", " as ", "; ")
 
 #: How often a part of a partial caption is unsaid, and how often a thing has no article, as in a list of keywords.
 UNSAID, NO_ARTICLE = 0.45, 0.1
+#: How often a color stands behind what it is of: "a circle in red".
+COLOR_BEHIND = 0.06
 
 
 @dataclass(frozen=True)
 class Caption:
-    """The text, and what it says: the background and the things in the order they are named, with "" for unsaid."""
+    """The text, and what it says: the background and the things in the order they are named, with "" for unsaid.
+
+    ``frame`` is the sentence frame that it was made from.
+    """
 
     text: str
     background: str
     things: tuple[Thing, ...]
+    frame: str = ""
 
 
 def describe(
@@ -130,9 +175,12 @@ def describe(
         "deeds": rng.choice(AND_DEEDS).join(_deed(rng, thing, held_out) for thing in said),
         "behind": rng.choice(BEHIND).format(_word(rng, COLOR_WORDS, background)),
         "plain": f"{_word(rng, COLOR_WORDS, background)} background",
+        "show": rng.choice(SHOW),
+        "now": rng.choice(NOW),
+        "style": rng.choice(STYLES),
         "alone": rng.choice(BEHIND_ALONE).format(_word(rng, COLOR_WORDS, background)),
     }
-    return Caption(_sentence(rng, frame.format(**parts)), background, said)
+    return Caption(_sentence(rng, frame.format(**parts)), background, said, frame)
 
 
 def _said(rng: random.Random, thing: Thing, image: bool, partial: bool) -> Thing:
@@ -145,7 +193,8 @@ def _said(rng: random.Random, thing: Thing, image: bool, partial: bool) -> Thing
 
 def _named(rng: random.Random, thing: Thing) -> str:
     shape = _word(rng, SHAPE_WORDS, thing.shape) or rng.choice(UNNAMED)
-    name = f"{_word(rng, COLOR_WORDS, thing.color)} {shape}".strip()
+    color = _word(rng, COLOR_WORDS, thing.color)
+    name = f"{shape} in {color}" if color and rng.random() < COLOR_BEHIND else f"{color} {shape}".strip()
     if rng.random() < NO_ARTICLE:
         return name
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
@@ -197,8 +246,15 @@ def ways(motion: str) -> tuple[str, ...]:
 
 
 def is_kept(verb: str, way: str) -> bool:
-    """Whether this pair of verb and direction is kept for tests."""
-    return verb not in ("moves", "moving") and zlib.crc32(f"{verb} {way}".encode()) % 7 == 0
+    """Whether this pair of verb and direction is kept for tests; none that also begins another pair."""
+    return (
+        verb not in ("moves", "moving") and way not in ("up", "down") and zlib.crc32(f"{verb} {way}".encode()) % 7 == 1
+    )
+
+
+def pairs(motion: str) -> list[tuple[str, str]]:
+    """All pairs of verb, in either form, and phrase for a direction."""
+    return [(verb, way) for forms in GO for verb in forms for way in ways(motion)]
 
 
 def _word(rng: random.Random, words: Mapping[str, tuple[str, ...]], key: str) -> str:
@@ -207,8 +263,7 @@ def _word(rng: random.Random, words: Mapping[str, tuple[str, ...]], key: str) ->
 
 def _sentence(rng: random.Random, text: str) -> str:
     """With capitals where sentences begin, mostly, and with the right article."""
-    for vowel in ("orange",):
-        text = text.replace(f" a {vowel}", f" an {vowel}")
+    text = text.replace(" a orange", " an orange")
     if rng.random() < 0.3:
         return text
     return ". ".join(part[:1].upper() + part[1:] for part in text.split(". "))

@@ -13,9 +13,9 @@ from pathlib import Path
 from safetensors import safe_open
 
 from tools.demo_model import distill, files, latents, train_dit, train_lora, train_text, train_vae
-from tools.demo_model.captions import FRAMES, HELD_OUT_FRAMES
+from tools.demo_model.captions import BARE_FRAMES, FRAMES, HELD_OUT_FRAMES, is_kept, pairs
 from tools.demo_model.training import TRAINING, Recipe
-from tools.demo_model.world import COLORS, HELD_OUT, MOTIONS, SHAPES
+from tools.demo_model.world import COLORS, DIRECTIONS, HELD_OUT, MOTIONS, SHAPES
 from tools.paths import ROOT, SHIPPED_MODELS
 
 CARD = SHIPPED_MODELS / "README.md"
@@ -26,7 +26,7 @@ POINTS = 24
 
 RECIPES: dict[str, Recipe] = {
     **{name: stage.recipe for name, stage in train_vae.STAGES.items()},
-    "llama": train_text.RECIPE,
+    "llama": train_text.LLAMA_RECIPE,
     "clip": train_text.RECIPE,
     "dit": train_dit.RECIPE,
     "distilled": distill.RECIPE,
@@ -76,13 +76,18 @@ def sizes() -> Iterator[str]:
 def data() -> Iterator[str]:
     """What it was trained on."""
     yield "## Data\n"
+    ways = [pair for motion in DIRECTIONS for pair in pairs(motion)]
+    kept = sum(is_kept(*pair) for pair in ways)
+    shares = (train_text.PARTIAL_CAPTION, train_dit.PARTIAL_CAPTION, train_lora.PARTIAL_CAPTION)
+    partial = ", ".join(f"{share:.0%}" for share in shares)
     yield (
         f"One or two objects of {len(COLORS)} colours ({', '.join(COLORS)}), {len(SHAPES)} shapes "
         f"({', '.join(SHAPES)}) and {len(MOTIONS)} motions ({', '.join(MOTIONS)}), at two speeds, never overlapping, "
-        f"on a background of another colour. Captions are made from {len(FRAMES)} sentence frames "
-        "with synonyms; a quarter leaves something unsaid. Kept for tests: one in "
-        f"{HELD_OUT} combinations of colour, shape and motion, {len(HELD_OUT_FRAMES)} sentence frames, and one in "
-        "seven pairs of verb and direction.\n"
+        "on a background of another colour. Captions are made from "
+        f"{len({*FRAMES, *BARE_FRAMES})} sentence frames with synonyms; {partial} "
+        "of those for the text encoders, the transformer and the LoRA leave something unsaid. Kept for tests: one in "
+        f"{HELD_OUT} combinations of colour, shape and motion, {len(HELD_OUT_FRAMES)} sentence frames, and {kept} of "
+        f"{len(ways)} pairs of verb and direction.\n"
     )
     counts = ", ".join(f"{g.count:,} of {g.width}×{g.height}×{g.frames}" for g in latents.GEOMETRIES)
     yield f"The transformer saw the latents of these clips, with a new caption each time: {counts}.\n"
@@ -91,11 +96,13 @@ def data() -> Iterator[str]:
 def trainings() -> Iterator[str]:
     """Commands, recipes and curves."""
     yield "## Recipe\n\nEach command goes on from its checkpoint when it is started again, on a CPU or a CUDA card:\n"
-    yield "```\npython -m tools.demo_model.train_text\npython -m tools.demo_model.export text"
-    yield "python -m tools.demo_model.train_vae\npython -m tools.demo_model.export vae"
-    yield "python -m tools.demo_model.train_dit\npython -m tools.demo_model.export i2v"
-    yield "python -m tools.demo_model.distill\npython -m tools.demo_model.export t2v"
-    yield "python -m tools.demo_model.train_lora\npython -m tools.demo_model.export lora\n```\n"
+    yield "```\npython -m tools.demo_model text vae i2v t2v lora\npython benchmarks/quality.py --record"
+    yield "python -m tools.demo_model card\n```\n"
+    yield (
+        "The first stage of the VAE, `vae`, had other shares of crops and whole clips in its first 600 steps, so that "
+        "stage cannot be repeated to the digit. All was trained on a CPU, with one or two threads; another number of "
+        "them, or a card, rounds differently.\n"
+    )
     for name, recipe in RECIPES.items():
         path = CURVES / f"{name}.jsonl"
         if path.is_file():
@@ -119,10 +126,9 @@ def curve(name: str, recipe: Recipe, path: Path) -> Iterator[str]:
 def scores() -> Iterator[str]:
     """The recorded quality table."""
     if QUALITY.is_file():
-        table = QUALITY.with_suffix(".md")
-        yield "## Scores\n\nOn prompts of combinations and phrasings it was never trained on "
-        yield "(`python benchmarks/quality.py`):\n"
-        yield table.read_text("utf-8") if table.is_file() else ""
+        yield "# Scores\n\nOn prompts of combinations and phrasings it was never trained on "
+        yield "(`python benchmarks/quality.py`, whose `--help` says what the columns are):\n"
+        yield QUALITY.with_suffix(".md").read_text("utf-8")
 
 
 def _count(shape: list[int]) -> int:

@@ -21,19 +21,23 @@ from tools.demo_model.train_dit import CONFIG, Batch, Data, noisy, zero
 from tools.demo_model.training import DEVICE, Draw, Recipe, Training
 
 STUDENT_CONFIG = replace(CONFIG, guidance_embed=True)
-RECIPE = Recipe(steps=3000, rate=6e-4, warmup=100, average=0.998)
+RECIPE = Recipe(steps=3000, rate=6e-4, muon_rate=1e-3, warmup=100, average=0.998)
 SCALES = (1.0, 8.0)
 
 
 def main() -> None:
     """Distil to the end of the recipe."""
+    torch.manual_seed(0)
     teacher = load_dit(files.I2V, dtype=torch.float32, device=DEVICE).requires_grad_(False)
     student = begun(teacher).to(DEVICE)
     data = Data()
-    nothing = data.features([""])
-    Training("distilled", student, RECIPE).run(
-        lambda draw, _step: {"mse": loss(student, teacher, data.batch(draw, first_frame=0.0), nothing, draw)}
-    )
+    nothing = {is_image: data.features([""], image=is_image) for is_image in (False, True)}
+
+    def losses(draw: Draw, _step: int) -> dict[str, Tensor]:
+        batch = data.batch(draw, first_frame=0.0)
+        return {"mse": loss(student, teacher, batch, nothing[batch.clean.shape[2] == 1], draw)}
+
+    Training("distilled", student, RECIPE).run(losses)
 
 
 def begun(teacher: DiT) -> DiT:

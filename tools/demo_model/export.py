@@ -22,7 +22,7 @@ TITLE = "HyVideo Studio demo"
 
 
 def vae() -> None:
-    """The VAE, its latent brought to mean 0 and the deviation whose product with the scaling factor is 1."""
+    """The VAE, its latent brought to means of 0 and the deviation whose product with the scaling factor is 1."""
     last, stage = list(train_vae.STAGES.items())[-1]
     module = trained(last, VAE(train_vae.CONFIG), stage.recipe)
     normalise(module)
@@ -36,19 +36,24 @@ def vae() -> None:
 
 @torch.no_grad()
 def normalise(module: VAE) -> None:
-    """Fold an affine map of each latent channel into the last layer of the encoder and the first of the decoder."""
+    """Fold an affine map of the latent into the last layer of the encoder and the first of the decoder.
+
+    Channels keep their deviations relative to one another: one of little weight in the picture is to weigh little in
+    the transformer's loss.
+    """
     latent = encoded(module, measured_scenes(), CLIP_FRAMES).transpose(0, 1).flatten(1) / module.scaling_factor
-    mean, factor = latent.mean(1), 1 / (module.scaling_factor * latent.std(1))
+    mean = latent.mean(1)
+    factor = 1 / (module.scaling_factor * (latent - mean[:, None]).std())
     channels = module.config.latent_channels
     encoder, decoder = module.quant_conv, module.post_quant_conv
     assert encoder.bias is not None
     assert decoder.bias is not None
     # z' = (z − mean)·factor; the log-variance moves by twice the factor's logarithm.
     encoder.bias[:channels] = (encoder.bias[:channels] - mean) * factor
-    encoder.weight[:channels] *= factor.view(-1, 1, 1, 1, 1)
+    encoder.weight[:channels] *= factor
     encoder.bias[channels:] += 2 * factor.log()
     decoder.bias += torch.einsum("oi,i->o", decoder.weight[:, :, 0, 0, 0], mean)
-    decoder.weight /= factor.view(1, -1, 1, 1, 1)
+    decoder.weight /= factor
 
 
 def measured_scenes() -> list[Scene]:
@@ -60,7 +65,7 @@ def measured_scenes() -> list[Scene]:
 def text() -> None:
     """The language model and CLIP, each with its tokenizer in the metadata."""
     for_llama, for_clip = train_text.tokenizers()
-    llama = trained("llama", train_text.LlamaReader(), train_text.RECIPE).llama
+    llama = trained("llama", train_text.LlamaReader(), train_text.LLAMA_RECIPE).llama
     config = {"model_type": "llama", **train_text.LLAMA}
     files.write(files.LLAMA, prefixed("model.", llama), f"{TITLE}: language model", config, tokenizer=for_llama)
     clip = trained("clip", train_text.ClipReader(), train_text.RECIPE).clip

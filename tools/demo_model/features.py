@@ -23,11 +23,12 @@ class TextFeatures:
 
     @torch.no_grad()
     def __call__(
-        self, captions: Sequence[str], *, image: bool = False, tokens: int | None = None
+        self, captions: Sequence[str], *, image: bool = False, tokens: Sequence[int] = ()
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Hidden states [B, L, D], mask [B, L] and pooled vectors [B, P]; L is ``tokens``, or that of the longest.
+        """Hidden states [B, L, D], mask [B, L] and pooled vectors [B, P]; L is that of the longest, or the
+        first of ``tokens`` that holds it.
 
-        Raises ``ValueError`` for captions longer than ``tokens``.
+        Raises ``ValueError`` for captions longer than all of ``tokens``.
         """
         template = IMAGE if image else VIDEO
         crop = template.crop_start or 0
@@ -37,11 +38,12 @@ class TextFeatures:
             mask = torch.arange(hidden.shape[1], device=DEVICE) < (lengths - crop)[:, None]
             ids, lengths = padded([self.clip.tokenizer.encode(caption) for caption in captions])
             pooled = self.clip.clip(input_ids=ids).last_hidden_state[torch.arange(len(ids)), lengths - 1]
-        if tokens is not None and tokens < hidden.shape[1]:
-            raise ValueError(f"A caption has {hidden.shape[1]} tokens, but {tokens} were to hold every one.")
-        if tokens is not None:
+        if tokens:
+            length = next((count for count in tokens if count >= hidden.shape[1]), None)
+            if length is None:
+                raise ValueError(f"A caption has {hidden.shape[1]} tokens, but {max(tokens)} were to hold every one.")
             hidden, mask = (
-                F.pad(rows, (0, 0) * (rows.ndim - 2) + (0, tokens - rows.shape[1])) for rows in (hidden, mask)
+                F.pad(rows, (0, 0) * (rows.ndim - 2) + (0, length - rows.shape[1])) for rows in (hidden, mask)
             )
         return hidden.float() * mask[..., None], mask.long(), pooled.float()
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import save_file
-from torch import Tensor, bfloat16
-
+from tools import tensor_file
 from tools.paths import SHIPPED_MODELS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VAE = SHIPPED_MODELS / "vae" / "hyvideo_demo_vae.safetensors"
 LLAMA = SHIPPED_MODELS / "text_encoders" / "hyvideo_demo_llama.safetensors"
@@ -25,15 +25,12 @@ ALL = (VAE, LLAMA, CLIP, T2V, I2V, LORA)
 def write(
     path: Path, tensors: Mapping[str, Tensor], title: str, config: Mapping[str, Any] | None = None, **more: str
 ) -> None:
-    """Write tensors in bfloat16 so that ``path`` is either the whole new file or what it was."""
-    metadata = {"format": "pt", "modelspec.title": title, **more}
+    """Write tensors in bfloat16, with a title and what the loaders read beside them."""
+    from torch import bfloat16
+
+    metadata = {"modelspec.title": title, **more}
     if config is not None:
         metadata["config"] = json.dumps(config)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(
-        {name: tensor.detach().cpu().to(bfloat16).contiguous() for name, tensor in tensors.items()}, partial, metadata
-    )
-    partial.chmod(0o644)  # safetensors lets nobody else read what it wrote
-    os.replace(partial, path)
+    ready = {name: tensor.detach().cpu().to(bfloat16).contiguous() for name, tensor in tensors.items()}
+    tensor_file.write(path, ready, metadata)
     print(f"{path.relative_to(SHIPPED_MODELS)}: {path.stat().st_size / 1e6:.2f} MB")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tools.demo_model.world import CLIP_FRAMES, COLORS, DIRECTIONS, GROWTH, SHAPES, TRAVEL_PX, Thing
+from tools.demo_model.world import CLIP_FRAMES, COLORS, DIRECTIONS, GROWTH, SHAPES, TRAVEL_PX, Thing, opacity
 
 #: The colours as they are in a clip [9, 3].
 PALETTE = torch.tensor(list(COLORS.values())) * 2 - 1
@@ -43,8 +43,14 @@ PALE_WITHIN = 0.19
 OPAQUE = 0.75
 #: A thing is no shape at all where it covers, and is covered, less than this.
 OVERLAP = 0.66
-#: A thing farther from its straight line, in place or as a part of its size (root mean square), does nothing of ours.
+#: A thing farther from its straight line, in place or as a part of its size (root mean square), does nothing of ours,
+#: nor does one that jumps by more from a frame to the next, or that is not to be seen in this part of the frames.
 WANDER_PX, WANDER_SIZE = 2.0, 0.08
+JUMP_PX, PRESENT = 3.0, 0.8
+#: A thing may take so many frames to appear or to go.
+FADE_FRAMES = 4
+#: Of a picture with a larger part that is neither background nor a thing, the background is no one colour.
+UNEXPLAINED = 0.015
 #: In units of a slow way or growth: what does less is still; what moves and changes size by more does neither.
 STILL, BOTH = 0.5, 0.75
 MOST_THINGS = 6
@@ -146,8 +152,19 @@ def see(clip: Tensor) -> Seen:
         return nothing
     masks = _joined(_connected(_by_color(clip, differs)), offset)
     reach = (_share(masks, 2 * EDGE_PX + 1) > 0) & (masks | ~masks.any(0))
+    if _unexplained(differs, masks) > UNEXPLAINED:
+        name = ""
     things = tuple(_measure(offset, background, *regions) for regions in zip(masks, reach, strict=True))
     return Seen(name, things, clip.shape[1])
+
+
+def _unexplained(differs: Tensor, masks: Tensor) -> float:
+    """The largest part of a picture that differs from the background where no thing is, nor one fades in or out."""
+    explained = (_share(masks, 2 * FRINGE_PX + 1) > 0).any(0)
+    explained = (
+        F.max_pool1d(explained.float().flatten(1).T, 2 * FADE_FRAMES + 1, 1, FADE_FRAMES).T.view(differs.shape) > 0
+    )
+    return float((differs & ~explained).float().mean((1, 2)).max())
 
 
 def _backgrounds(clip: Tensor) -> tuple[Tensor, bool]:
@@ -158,7 +175,7 @@ def _backgrounds(clip: Tensor) -> tuple[Tensor, bool]:
     sample = clip[:, :, ::2, ::2].flatten(2)
     overall = sample.flatten(1).median(dim=1, keepdim=True).values
     frames = sample.median(dim=2).values
-    near = (frames - overall).norm(dim=0) < NAMED_WITHIN
+    near = (frames - overall).norm(dim=0) < DISTINCT
     return torch.where(near, frames, overall), float(near.float().mean()) >= STEADY
 
 
@@ -225,13 +242,14 @@ def _labels(masks: Tensor) -> Tensor:
 def _joined(masks: Tensor, offset: Tensor) -> Tensor:
     """Masks [N, T, H, W], the largest first, where those that are only a part of a larger one are put to it.
 
-    Such a part lines the other as a blurred edge does (that of a red thing on yellow is orange), or is the other while
-    it fades: a mixture of its colour and the background's, in other frames.
+    Such a part lines the other towards the background as a blurred edge does (that of a red thing on yellow is orange),
+    or is the other while it fades: a mixture of its colour and the background's, in other frames.
     """
+    outside = _share(masks.any(0), 2 * FRINGE_PX + 1) < 0.99  # the background's, or beyond the picture
     things: list[Tensor] = []
     for mask in masks:
         for thing in things:
-            lines = (mask & (_share(thing, 2 * FRINGE_PX + 1) > 0)).sum() > 0.5 * mask.sum()
+            lines = (mask & outside & (_share(thing, 2 * FRINGE_PX + 1) > 0)).sum() > 0.5 * mask.sum()
             if lines or (_is_pale(_color(offset, mask), _color(offset, thing)) and not _coexist(mask, thing)):
                 thing |= mask
                 break
@@ -266,19 +284,25 @@ def _measure(offset: Tensor, background: Tensor, mask: Tensor, reach: Tensor) ->
     area = alpha.sum((1, 2)).clamp(min=1e-3)
     y, x = ((torch.arange(size) + 0.5) for size in mask.shape[1:])
     center = torch.stack([(alpha.sum(1) * x).sum(1) / area, (alpha.sum(2) * y).sum(1) / area], dim=1)
-    frames = _whole(alpha)
+    opaque = _opaque(alpha)
+    frames = _whole(alpha, opaque)
     shape, at, radius = _shape(alpha[frames], area[frames], center[frames])
-    motion, speed = _motion(frames, center, area.sqrt())
+    present = float(opaque[:CLIP_FRAMES].float().mean()) >= PRESENT
+    motion, speed = _motion(frames, center, area.sqrt()) if present else ("", "")
     return SeenThing(_name(background + color), shape, motion, speed, at, radius)
 
 
-def _whole(alpha: Tensor) -> Tensor:
+def _opaque(alpha: Tensor) -> Tensor:
+    """Whether a thing is there, not faded, in each frame of its opacities [T, H, W]."""
+    strength = alpha.flatten(1).topk(9).values.mean(1)
+    return strength >= torch.minimum(strength.max(), OPAQUE * strength.max())
+
+
+def _whole(alpha: Tensor, opaque: Tensor) -> Tensor:
     """Indices of the frames in which a thing is neither faded nor cut by the picture's edge, within one clip's length.
 
     If these are few, those in which it is not faded: a thing may lie at the edge.
     """
-    strength = alpha.flatten(1).topk(9).values.mean(1)
-    opaque = strength >= torch.minimum(strength.max(), OPAQUE * strength.max())
     edge = torch.cat([alpha[:, [0, -1]].flatten(1), alpha[:, :, [0, -1]].flatten(1)], dim=1).amax(1)
     whole = opaque & (edge < OPAQUE)
     frames = (opaque if _are_few(int(whole.sum()), len(alpha)) else whole).nonzero()[:, 0]
@@ -311,7 +335,7 @@ def _shape(alpha: Tensor, area: Tensor, center: Tensor) -> tuple[str, tuple[floa
         radius = (area / unit_area).sqrt()
         middle = center - torch.stack([torch.zeros_like(radius), below * radius], dim=1)
         at_x, at_y = middle.view(-1, 2, 1, 1).unbind(1)
-        drawn.append((0.5 - distance(x - at_x, y.view(-1, 1) - at_y, radius.view(-1, 1, 1))).clamp(0, 1))
+        drawn.append(opacity(distance(x - at_x, y.view(-1, 1) - at_y, radius.view(-1, 1, 1))))
         middles.append((float(middle[0, 0]), float(middle[0, 1])))
         radii.append(float(radius[0]))
     ideals = torch.stack(drawn)
@@ -330,8 +354,11 @@ def _motion(frames: Tensor, center: Tensor, size: Tensor) -> tuple[str, str]:
     values = torch.cat([center, size[:, None]], dim=1)[frames]
     mean, about = values.mean(0), (time - time.mean())[:, None]
     slope = (about * values).sum(0) / about.square().sum()
-    wander = (values - mean - about * slope).square().mean(0)
+    away = values - mean - about * slope
+    wander = away.square().mean(0)
     if float(wander[:2].sum().sqrt()) > WANDER_PX or float(wander[2].sqrt() / mean[2]) > WANDER_SIZE:
+        return "", ""
+    if float(away[:, :2].diff(dim=0).norm(dim=1).max()) > JUMP_PX:
         return "", ""
     begin = min(int(frames[0]), max(0, len(center) - CLIP_FRAMES)) / (CLIP_FRAMES - 1)
     first, last = (float(mean[2] + (at - time.mean()) * slope[2]) for at in (begin, begin + 1))

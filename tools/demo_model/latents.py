@@ -16,9 +16,10 @@ from torch import Tensor
 
 from hyvideo_core.vae import VAE
 from hyvideo_core.weights.vae import load_vae
-from tools.demo_model import files, vae_forward
+from tools.demo_model import files, vae_forward, world
 from tools.demo_model.training import DEVICE, SEED, TRAINING, stack
 from tools.demo_model.world import CLIP_FRAMES, Scene, random_scene, render
+from tools.environment import stamp_of
 
 ENCODED_AT_ONCE = 16
 
@@ -78,12 +79,17 @@ def shipped_vae() -> VAE:
 
 
 def latents(geometry: Geometry) -> Tensor:
-    """The latents of a geometry [N, 16, t, h, w] in half precision, encoded if they are not there."""
-    if not geometry.file.is_file():
-        scenes = [geometry.scene(index) for index in range(geometry.count)]
-        TRAINING.mkdir(parents=True, exist_ok=True)
-        torch.save(encoded(shipped_vae(), scenes, geometry.frames).half(), geometry.file)
-    return torch.load(geometry.file, weights_only=True)
+    """The latents of a geometry [N, 16, t, h, w] in half precision, encoded if none of this VAE and world are there."""
+    stamp = stamp_of([str(geometry)], [files.VAE, Path(world.__file__)])
+    if geometry.file.is_file():
+        kept = torch.load(geometry.file, weights_only=True)
+        if kept["stamp"] == stamp:
+            return kept["latents"]
+    scenes = [geometry.scene(index) for index in range(geometry.count)]
+    TRAINING.mkdir(parents=True, exist_ok=True)
+    found = encoded(shipped_vae(), scenes, geometry.frames).half()
+    torch.save({"stamp": stamp, "latents": found}, geometry.file)
+    return found
 
 
 def main() -> None:

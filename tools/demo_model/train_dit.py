@@ -34,12 +34,13 @@ CONFIG = DiTConfig(
     pooled_dim=CLIP["hidden_size"],
     guidance_embed=False,
 )
-RECIPE = Recipe(steps=16000, rate=2e-3, warmup=300, weight_decay=0.01, average=0.9995)
+RECIPE = Recipe(steps=16000, rate=2e-3, muon_rate=4e-3, warmup=300, weight_decay=0.01, average=0.9995)
 BATCH = 64
 #: How often each geometry is seen.
 SHARES = (5, 3, 1, 1)
-#: Captions are padded to this many tokens by whether it is an image, so that blocks are compiled for few shapes.
-TEXT_TOKENS = {True: 28, False: 40}
+#: Captions are padded to the first of these numbers of tokens that holds them, by whether it is an image, so that
+#: blocks are compiled for few shapes.
+TEXT_TOKENS = {True: (28, 40), False: (40, 64)}
 #: How often the caption is left out, says only a part, or the first frame is given.
 NO_CAPTION, PARTIAL_CAPTION, FIRST_FRAME = 0.1, 0.25, 0.25
 #: Noise levels are drawn evenly and then shifted like a schedule's, towards noise, where most is decided.

@@ -30,6 +30,8 @@ NIGHT = "black"
 RANK = 4
 RECIPE = Recipe(steps=600, rate=2e-3, warmup=50, average=0.99)
 BATCH, CLIPS = 48, 1500
+#: How often a caption leaves something unsaid.
+PARTIAL_CAPTION = 0.2
 #: Embedded guidance while training; the default of the nodes.
 GUIDANCE = 6.0
 #: The layers that get a term.
@@ -71,7 +73,9 @@ def main() -> None:
 
     def losses(draw: Draw, _step: int) -> dict[str, Tensor]:
         chosen = draw.rng.sample(range(CLIPS), BATCH)
-        texts = [describe(draw.rng, by_day[index], partial=draw.rng.random() < 0.2).text for index in chosen]
+        texts = [
+            describe(draw.rng, by_day[index], partial=draw.rng.random() < PARTIAL_CAPTION).text for index in chosen
+        ]
         batch = Batch(night[chosen].to(DEVICE), *features(texts), first_frame=False)
         return {"mse": loss(dit, terms, batch, draw)}
 

@@ -8,6 +8,7 @@ are thrown away.
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,15 +27,18 @@ from tools.demo_model.world import COLORS, MOTIONS, SHAPES, TRAVEL_PX, random_sc
 
 BATCH = 48
 RECIPE = Recipe(steps=2400, rate=2e-3, weight_decay=0.01, average=0.995)
+LLAMA_RECIPE = replace(RECIPE, steps=3000)
 NEXT_TOKEN_WEIGHT = 0.3
+#: How often a caption leaves something unsaid.
+PARTIAL_CAPTION = 0.3
 LLAMA: dict[str, Any] = {
-    "vocab_size": 768,
+    "vocab_size": 832,
     "hidden_size": 128,
     "intermediate_size": 128,
     "num_hidden_layers": 2 + SKIPPED_LAYERS,
-    "num_attention_heads": 1,
-    "num_key_value_heads": 1,
-    "head_dim": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 32,
     "max_position_embeddings": 8192,
     "rms_norm_eps": 1e-5,
     "rope_theta": 500000.0,
@@ -86,11 +90,12 @@ def labels_of(caption: Caption) -> list[int]:
 
 
 def captions(draw: Draw, count: int, *, image: bool = False, held_out: bool = False) -> list[Caption]:
-    """Captions of random scenes, three in ten with parts unsaid."""
+    """Captions of random scenes, some with parts unsaid."""
     sizes = ((64, 64), (96, 48))
     scenes = [random_scene(draw.rng, *draw.rng.choice(sizes), held_out=held_out) for _ in range(count)]
     return [
-        describe(draw.rng, scene, image=image, partial=draw.rng.random() < 0.3, held_out=held_out) for scene in scenes
+        describe(draw.rng, scene, image=image, partial=draw.rng.random() < PARTIAL_CAPTION, held_out=held_out)
+        for scene in scenes
     ]
 
 
@@ -159,7 +164,7 @@ def main() -> None:
         ids, lengths = padded([for_clip.encode(caption.text.lower()).ids for caption in found])
         return clip.losses(ids, lengths, labels(found))
 
-    Training("llama", llama, RECIPE).run(llama_losses)
+    Training("llama", llama, LLAMA_RECIPE).run(llama_losses)
     Training("clip", clip, RECIPE).run(clip_losses)
 
 

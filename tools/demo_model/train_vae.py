@@ -18,7 +18,7 @@ from hyvideo_core.vae.blocks import ResnetBlock
 from tools.demo_model import vae_forward
 from tools.demo_model.latents import channels_last
 from tools.demo_model.training import DEVICE, Draw, Recipe, Training, stack
-from tools.demo_model.world import CLIP_FRAMES, Scene, random_scene, render
+from tools.demo_model.world import CLIP_FRAMES, EDGE_PX, Scene, random_scene, render
 
 CONFIG = VAEConfig(block_out_channels=(16, 32, 32, 32), norm_groups=4)
 
@@ -28,19 +28,21 @@ class Stage:
     """A part of the training: each begins at the averaged weights of the one before.
 
     ``kl_weight`` weighs the latent's divergence from a normal distribution: enough to keep it smooth. From the part
-    ``whole_from`` (0–1) of the stage on, only whole clips are seen. Batches are small and therefore noisy: much higher
-    rates end in worse weights.
+    ``whole_from`` (0–1) of the stage on, only whole clips are seen. Objects have edges of ``edge_px`` pixels. Batches
+    are small and therefore noisy: much higher rates end in worse weights.
     """
 
     recipe: Recipe
     kl_weight: float = 1e-4
     whole_from: float = 0.7
+    edge_px: float = 1.0
 
 
 STAGES = {
     "vae": Stage(Recipe(steps=2400, rate=8e-4, average=0.998)),
     "vae_fine": Stage(Recipe(steps=4200, rate=3e-4, warmup=50, average=0.998)),
     "vae_sharp": Stage(Recipe(steps=4000, rate=3e-4, warmup=50, average=0.998), kl_weight=3e-5, whole_from=0.4),
+    "vae_soft": Stage(Recipe(steps=2000, rate=2e-4, warmup=50, average=0.998), whole_from=0.2, edge_px=EDGE_PX),
 }
 CROP_PX = 32
 L1_WEIGHT = 0.1
@@ -57,7 +59,8 @@ def main() -> None:
 def step_losses(vae: VAE, stage: Stage, draw: Draw, step: int) -> dict[str, Tensor]:
     """The losses of one step of a stage."""
     only_whole = step > stage.whole_from * stage.recipe.steps
-    return losses(vae, batch(draw, only_whole=only_whole), draw.torch, stage.kl_weight)
+    clips = batch(draw, only_whole=only_whole, edge_px=stage.edge_px)
+    return losses(vae, clips, draw.torch, stage.kl_weight)
 
 
 def initialised(vae: VAE) -> VAE:
@@ -73,7 +76,7 @@ def initialised(vae: VAE) -> VAE:
     return vae
 
 
-def batch(draw: Draw, *, only_whole: bool) -> Tensor:
+def batch(draw: Draw, *, only_whole: bool, edge_px: float = EDGE_PX) -> Tensor:
     """Clips [B, 3, T, H, W] of one of several sizes, or crops of them."""
     rng = draw.rng
     kind = rng.choices(("crop", "square", "wide", "image"), weights=(6, 1, 1, 1))[0]
@@ -81,18 +84,18 @@ def batch(draw: Draw, *, only_whole: bool) -> Tensor:
         kind = rng.choice(("square", "wide"))
     if kind == "image":
         size = rng.choice(((64, 64), (96, 48)))
-        return stack(render(random_scene(rng, *size), 1) for _ in range(12))
+        return stack(render(random_scene(rng, *size), 1, edge_px) for _ in range(12))
     if kind == "crop":
         frames = rng.choice((9, 17))
-        return stack(crop(rng, random_scene(rng, 64, 64), frames) for _ in range(8 * CLIP_FRAMES // frames))
+        return stack(crop(rng, random_scene(rng, 64, 64), frames, edge_px) for _ in range(8 * CLIP_FRAMES // frames))
     size = (64, 64) if kind == "square" else (96, 48)
     frames = rng.choice((9, 17))
-    return stack(render(random_scene(rng, *size), frames) for _ in range(2 * CLIP_FRAMES // frames))
+    return stack(render(random_scene(rng, *size), frames, edge_px) for _ in range(2 * CLIP_FRAMES // frames))
 
 
-def crop(rng: random.Random, scene: Scene, frames: int) -> Tensor:
+def crop(rng: random.Random, scene: Scene, frames: int, edge_px: float) -> Tensor:
     """A window on the clip that shows a part of one object in one of its frames."""
-    clip = render(scene, frames)
+    clip = render(scene, frames, edge_px)
     x, y, radius = rng.choice(scene.things).path(frames)
     frame = rng.randrange(frames)
     left, top = (int(float(at[frame]) + float(radius[frame]) * rng.uniform(-1, 1)) - CROP_PX // 2 for at in (x, y))

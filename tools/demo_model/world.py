@@ -47,11 +47,13 @@ TRAVEL_PX = {"slow": 10.0, "fast": 22.0}
 GROWTH = {"slow": 1.45, "fast": 2.1}
 #: Half the extent of an object at its largest, when it is alone and when there are two.
 RADII_PX = {1: (10.0, 13.0), 2: (7.5, 9.5)}
+#: How many pixels an object's edge fades over: what is this soft moves smoothly, also in a small VAE's latents.
+EDGE_PX = 2.0
 #: Room between objects, and between an object and the picture's edge.
 GAP_PX, MARGIN_PX = 3.0, 0.5
 #: Of the combinations of colour, shape and motion one in so many is never trained on; see ``Thing.is_held_out``.
 HELD_OUT = 11
-TRIES = 200
+TRIES, SCENE_TRIES = 200, 2000
 
 
 def _circle(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
@@ -125,9 +127,12 @@ class Scene:
 
 
 def random_scene(rng: random.Random, width: int, height: int, *, held_out: bool = False, things: int = 0) -> Scene:
-    """A scene of ``things`` objects (0: one or two); with ``held_out`` every object is of an untrained combination."""
+    """A scene of ``things`` objects (0: one or two); with ``held_out`` every object is of an untrained combination.
+
+    Raises ``ValueError`` for a picture with no room for any.
+    """
     count = things or rng.choice((1, 1, 2))
-    while True:
+    for _ in range(SCENE_TRIES):
         colors = rng.sample(list(COLORS), count + 1)
         found = [
             Thing(color, rng.choice(list(SHAPES)), rng.choice(MOTIONS), rng.choice(list(TRAVEL_PX)))
@@ -137,6 +142,7 @@ def random_scene(rng: random.Random, width: int, height: int, *, held_out: bool 
             placed = place(rng, found, width, height)
             if placed:
                 return Scene(width, height, colors[0], placed)
+    raise ValueError(f"No scene of {count} objects was found that fits {width}×{height} pixels.")
 
 
 def place(rng: random.Random, things: list[Thing], width: int, height: int) -> tuple[Thing, ...] | None:
@@ -166,14 +172,19 @@ def are_apart(things: list[Thing]) -> bool:
     return bool((distance > r1 + r2 + GAP_PX).all())
 
 
-def render(scene: Scene, frames: int = CLIP_FRAMES) -> Tensor:
-    """The clip [3, frames, height, width] in −1…1, edges smoothed over a pixel."""
+def opacity(distance: Tensor, edge_px: float = EDGE_PX) -> Tensor:
+    """How much of a pixel is an object's, by its distance from the edge; 0–1."""
+    return (0.5 - distance / edge_px).clamp(0, 1)
+
+
+def render(scene: Scene, frames: int = CLIP_FRAMES, edge_px: float = EDGE_PX) -> Tensor:
+    """The clip [3, frames, height, width] in −1…1."""
     y = (torch.arange(scene.height) + 0.5).view(1, -1, 1)
     x = (torch.arange(scene.width) + 0.5).view(1, 1, -1)
     clip = _rgb(scene.background).expand(3, frames, scene.height, scene.width)
     for thing in scene.things:
         at_x, at_y, radius = (part.view(-1, 1, 1) for part in thing.path(frames))
-        inside = (0.5 - SHAPES[thing.shape](x - at_x, y - at_y, radius)).clamp(0, 1)
+        inside = opacity(SHAPES[thing.shape](x - at_x, y - at_y, radius), edge_px)
         clip = clip + (_rgb(thing.color) - clip) * inside
     return clip * 2 - 1
 
