@@ -28,6 +28,7 @@ from tools.demo_model.world import (
     MARGIN_PX,
     MOTIONS,
     SHAPES,
+    STRAY_PX,
     Scene,
     Thing,
     random_scene,
@@ -42,8 +43,8 @@ BLUR_PX, NOISE, SHIFT = 0.6, 0.055, 0.1
 
 
 def scene_of(seed: int, **wanted: int) -> Scene:
-    """Scene number ``seed``: sizes take turns, every other pair is of untrained combinations."""
-    return random_scene(random.Random(seed), *SIZES[seed % 4], held_out=seed % 8 > 3, **wanted)
+    """Scene number ``seed``: sizes take turns, some are of untrained combinations, some have things anywhere."""
+    return random_scene(random.Random(seed), *SIZES[seed % 4], held_out=seed % 8 > 3, anywhere=seed % 16 > 7, **wanted)
 
 
 SCENES = st.integers(0, 2**32).map(scene_of)
@@ -113,6 +114,33 @@ def test_a_seed_gives_the_same_scene_again(seed: int, size: tuple[int, int], hel
     assert first == again
     assert len(first.things) == (things or len(first.things))
     assert {thing.is_held_out for thing in first.things} == {held_out}
+
+
+def halfway(thing: Thing) -> tuple[float, float]:
+    x, y, _ = thing.path(CLIP_FRAMES)
+    return float(x[CLIP_FRAMES // 2]), float(y[CLIP_FRAMES // 2])
+
+
+@given(seed=st.integers(0, 2**32), size=st.sampled_from(SIZES), things=st.sampled_from([1, 2]))
+def test_halfway_things_are_near_their_homes_in_the_order_of_the_caption(
+    seed: int, size: tuple[int, int], things: int
+) -> None:
+    scene = random_scene(random.Random(seed), *size, things=things)
+    assert [thing.color for thing in describe(random.Random(seed), scene).things] == [t.color for t in scene.things]
+    parts = [tuple(at / side for at, side in zip(halfway(thing), size, strict=True)) for thing in scene.things]
+    homes = {1: [[(0.5, 0.5)]], 2: [[(0.25, 0.5), (0.75, 0.5)], [(0.5, 0.25), (0.5, 0.75)]]}[things]
+    strays = [
+        max(abs(a - b) * side for pair in zip(parts, home, strict=True) for a, b, side in zip(*pair, size, strict=True))
+        for home in homes
+    ]
+    assert min(strays) <= STRAY_PX + 1e-4
+
+
+def test_things_may_be_anywhere() -> None:
+    scenes = [random_scene(random.Random(seed), 96, 48, things=1, anywhere=True) for seed in range(200)]
+    ways = [halfway(scene.things[0])[0] for scene in scenes]
+    assert min(ways) < 30
+    assert max(ways) > 66
 
 
 def test_one_combination_in_eleven_is_held_out_some_of_each_part_and_no_pair_is_unknown_to_training() -> None:

@@ -164,8 +164,7 @@ def describe(
     rng: random.Random, scene: Scene, *, image: bool = False, partial: bool = False, held_out: bool = False
 ) -> Caption:
     """One of the many captions of a scene; of a still picture, with parts unsaid, or in words never trained on."""
-    things = rng.sample(scene.things, len(scene.things))
-    said = tuple(_said(rng, thing, image, partial) for thing in things)
+    said = tuple(_said(rng, thing, image, partial) for thing in scene.things)
     background = "" if partial and rng.random() < UNSAID else scene.background
     frames = HELD_OUT_FRAMES if held_out else FRAMES
     frame = rng.choice(frames if background else BARE_FRAMES)

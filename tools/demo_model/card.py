@@ -15,7 +15,7 @@ from safetensors import safe_open
 from tools.demo_model import distill, files, latents, train_dit, train_lora, train_text, train_vae
 from tools.demo_model.captions import BARE_FRAMES, FRAMES, HELD_OUT_FRAMES, is_kept, pairs
 from tools.demo_model.training import TRAINING, Recipe
-from tools.demo_model.world import COLORS, DIRECTIONS, HELD_OUT, MOTIONS, SHAPES
+from tools.demo_model.world import COLORS, DIRECTIONS, HELD_OUT, MOTIONS, SHAPES, STRAY_PX
 from tools.paths import ROOT, SHIPPED_MODELS
 
 CARD = SHIPPED_MODELS / "README.md"
@@ -28,7 +28,7 @@ RECIPES: dict[str, Recipe] = {
     **{name: stage.recipe for name, stage in train_vae.STAGES.items()},
     "llama": train_text.LLAMA_RECIPE,
     "clip": train_text.RECIPE,
-    "dit": train_dit.RECIPE,
+    **{name: stage.recipe for name, stage in train_dit.STAGES.items()},
     "distilled": distill.RECIPE,
     "lora": train_lora.RECIPE,
 }
@@ -90,7 +90,11 @@ def data() -> Iterator[str]:
         f"{len(ways)} pairs of verb and direction.\n"
     )
     counts = ", ".join(f"{g.count:,} of {g.width}×{g.height}×{g.frames}" for g in latents.GEOMETRIES)
-    yield f"The transformer saw the latents of these clips, with a new caption each time: {counts}.\n"
+    yield (
+        "The transformer saw the latents of these clips, with a new caption each time, first with objects anywhere, "
+        "then with them halfway in the middle, or two side by side or one above the other in the order of the caption, "
+        f"give or take {STRAY_PX:g} px: {counts}.\n"
+    )
 
 
 def trainings() -> Iterator[str]:
@@ -100,7 +104,8 @@ def trainings() -> Iterator[str]:
     yield "python -m tools.demo_model card\n```\n"
     yield (
         "The first stage of the VAE, `vae`, had other shares of crops and whole clips in its first 600 steps, so that "
-        "stage cannot be repeated to the digit. All was trained on a CPU, with one or two threads; another number of "
+        "stage cannot be repeated to the digit; nor can the text encoders and `dit_anywhere`, for which scenes and "
+        "captions were drawn in another order. All was trained on a CPU, with one or two threads; another number of "
         "them, or a card, rounds differently.\n"
     )
     for name, recipe in RECIPES.items():

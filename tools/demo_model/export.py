@@ -59,7 +59,7 @@ def normalise(module: VAE) -> None:
 def measured_scenes() -> list[Scene]:
     """Clips that stand for all."""
     draw = Draw.of("normalise", 0)
-    return [random_scene(draw.rng, 64, 64) for _ in range(CLIPS_MEASURED)]
+    return [random_scene(draw.rng, 64, 64, anywhere=True) for _ in range(CLIPS_MEASURED)]
 
 
 def text() -> None:
@@ -75,7 +75,7 @@ def text() -> None:
 
 def i2v() -> None:
     """The undistilled transformer: text to video with true guidance, and image to video."""
-    module = trained("dit", DiT(train_dit.CONFIG), train_dit.RECIPE)
+    module = trained("dit", DiT(train_dit.CONFIG), train_dit.STAGES["dit"].recipe)
     files.write(files.I2V, module.state_dict(), f"{TITLE}: text and image to video, undistilled")
 
 

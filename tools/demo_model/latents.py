@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,17 +26,19 @@ ENCODED_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Geometry:
-    """Clips of one size, and how many there are for training."""
+    """Clips of one size, how many there are for training, and whether objects are anywhere or near their homes."""
 
     name: str
     width: int
     height: int
     frames: int
     count: int
+    anywhere: bool = False
 
     def scene(self, index: int) -> Scene:
         """Scene number ``index``."""
-        return random_scene(random.Random(f"{SEED} {self.name} {index}"), self.width, self.height)
+        rng = random.Random(f"{SEED} {self.name} {index}")
+        return random_scene(rng, self.width, self.height, anywhere=self.anywhere)
 
     @property
     def file(self) -> Path:
@@ -50,6 +52,7 @@ GEOMETRIES = (
     Geometry("square_image", 64, 64, 1, 4000),
     Geometry("wide_image", 96, 48, 1, 2000),
 )
+ANYWHERE = tuple(replace(each, name=f"{each.name}_anywhere", anywhere=True) for each in GEOMETRIES)
 
 Decorate = Callable[[Scene], Scene]
 
@@ -94,7 +97,7 @@ def latents(geometry: Geometry) -> Tensor:
 
 def main() -> None:
     """Encode what is missing."""
-    for geometry in GEOMETRIES:
+    for geometry in (*ANYWHERE, *GEOMETRIES):
         found = latents(geometry)
         print(
             geometry.name,

@@ -8,6 +8,7 @@ Source: flow matching, arXiv 2210.02747; dropping the condition, arXiv 2207.1259
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,7 @@ from hyvideo_core.sample.schedule import TIMESTEP_SCALE
 from tools.demo_model.captions import describe
 from tools.demo_model.dit_forward import compiled, forward
 from tools.demo_model.features import TextFeatures
-from tools.demo_model.latents import GEOMETRIES, Geometry, latents
+from tools.demo_model.latents import ANYWHERE, GEOMETRIES, Geometry, latents
 from tools.demo_model.train_text import CLIP, LLAMA
 from tools.demo_model.training import DEVICE, Draw, Recipe, Training
 
@@ -34,7 +35,22 @@ CONFIG = DiTConfig(
     pooled_dim=CLIP["hidden_size"],
     guidance_embed=False,
 )
-RECIPE = Recipe(steps=16000, rate=2e-3, muon_rate=4e-3, warmup=300, weight_decay=0.01, average=0.9995)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training, which begins at the averaged weights of the one before, and its clips."""
+
+    recipe: Recipe
+    geometries: tuple[Geometry, ...] = GEOMETRIES
+
+
+STAGES = {
+    "dit_anywhere": Stage(
+        Recipe(steps=16000, rate=2e-3, muon_rate=4e-3, warmup=300, weight_decay=0.01, average=0.9995), ANYWHERE
+    ),
+    "dit": Stage(Recipe(steps=7000, rate=2e-3, muon_rate=4e-3, warmup=300, weight_decay=0.01, average=0.9995)),
+}
 BATCH = 64
 #: How often each geometry is seen.
 SHARES = (5, 3, 1, 1)
@@ -51,8 +67,12 @@ def main() -> None:
     """Train to the end of the recipe."""
     torch.manual_seed(0)
     dit = initialised(DiT(CONFIG)).to(DEVICE)
-    data = Data()
-    Training("dit", dit, RECIPE).run(lambda draw, _step: {"mse": loss(dit, data.batch(draw), draw)})
+    for name, stage in STAGES.items():
+        training = Training(name, dit, stage.recipe)
+        if training.step < stage.recipe.steps:
+            data = Data(stage.geometries)
+            training.run(lambda draw, _step, data=data: {"mse": loss(dit, data.batch(draw), draw)})
+        training.use_average()
 
 
 def initialised(dit: DiT) -> DiT:
@@ -90,14 +110,14 @@ class Batch:
 class Data:
     """Batches of latents, with a new caption for each every time."""
 
-    def __init__(self) -> None:
-        self.features = TextFeatures()
-        self.latents: dict[str, Tensor] = {geometry.name: latents(geometry) for geometry in GEOMETRIES}
-        self.scenes = {g.name: [g.scene(index) for index in range(g.count)] for g in GEOMETRIES}
+    def __init__(self, geometries: Sequence[Geometry] = GEOMETRIES) -> None:
+        self.geometries, self.features = geometries, TextFeatures()
+        self.latents: dict[str, Tensor] = {geometry.name: latents(geometry) for geometry in geometries}
+        self.scenes = {g.name: [g.scene(index) for index in range(g.count)] for g in geometries}
 
     def geometry(self, draw: Draw) -> Geometry:
         """One of the geometries."""
-        return draw.rng.choices(GEOMETRIES, weights=SHARES)[0]
+        return draw.rng.choices(self.geometries, weights=SHARES)[0]
 
     def batch(self, draw: Draw, *, no_caption: float = NO_CAPTION, first_frame: float = FIRST_FRAME) -> Batch:
         """Clips of one geometry."""

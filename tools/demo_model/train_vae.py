@@ -45,6 +45,8 @@ STAGES = {
     "vae_soft": Stage(Recipe(steps=2000, rate=2e-4, warmup=50, average=0.998), whole_from=0.2, edge_px=EDGE_PX),
 }
 CROP_PX = 32
+#: The VAE sees objects anywhere.
+scene_of = partial(random_scene, anywhere=True)
 L1_WEIGHT = 0.1
 
 
@@ -84,13 +86,13 @@ def batch(draw: Draw, *, only_whole: bool, edge_px: float = EDGE_PX) -> Tensor:
         kind = rng.choice(("square", "wide"))
     if kind == "image":
         size = rng.choice(((64, 64), (96, 48)))
-        return stack(render(random_scene(rng, *size), 1, edge_px) for _ in range(12))
+        return stack(render(scene_of(rng, *size), 1, edge_px) for _ in range(12))
     if kind == "crop":
         frames = rng.choice((9, 17))
-        return stack(crop(rng, random_scene(rng, 64, 64), frames, edge_px) for _ in range(8 * CLIP_FRAMES // frames))
+        return stack(crop(rng, scene_of(rng, 64, 64), frames, edge_px) for _ in range(8 * CLIP_FRAMES // frames))
     size = (64, 64) if kind == "square" else (96, 48)
     frames = rng.choice((9, 17))
-    return stack(render(random_scene(rng, *size), frames, edge_px) for _ in range(2 * CLIP_FRAMES // frames))
+    return stack(render(scene_of(rng, *size), frames, edge_px) for _ in range(2 * CLIP_FRAMES // frames))
 
 
 def crop(rng: random.Random, scene: Scene, frames: int, edge_px: float) -> Tensor:

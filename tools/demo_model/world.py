@@ -51,9 +51,14 @@ RADII_PX = {1: (10.0, 13.0), 2: (7.5, 9.5)}
 EDGE_PX = 2.0
 #: Room between objects, and between an object and the picture's edge.
 GAP_PX, MARGIN_PX = 3.0, 0.5
+#: Where objects are halfway, as parts of the picture's width and height: one in the middle, two side by side or one
+#: above the other, in the order in which they are named; and how far from there. A network this small, left to choose
+#: where to put an object, chooses twice and draws two.
+HOMES = {1: (((0.5, 0.5),),), 2: (((0.25, 0.5), (0.75, 0.5)), ((0.5, 0.25), (0.5, 0.75)))}
+STRAY_PX = 4.0
 #: Of the combinations of colour, shape and motion one in so many is never trained on; see ``Thing.is_held_out``.
 HELD_OUT = 11
-TRIES, SCENE_TRIES = 200, 2000
+TRIES, ANYWHERE_TRIES, SCENE_TRIES = 20, 200, 2000
 
 
 def _circle(x: Tensor, y: Tensor, r: Tensor) -> Tensor:
@@ -126,10 +131,12 @@ class Scene:
     things: tuple[Thing, ...]
 
 
-def random_scene(rng: random.Random, width: int, height: int, *, held_out: bool = False, things: int = 0) -> Scene:
+def random_scene(
+    rng: random.Random, width: int, height: int, *, held_out: bool = False, things: int = 0, anywhere: bool = False
+) -> Scene:
     """A scene of ``things`` objects (0: one or two); with ``held_out`` every object is of an untrained combination.
 
-    Raises ``ValueError`` for a picture with no room for any.
+    Objects are near their ``HOMES``, or ``anywhere``. Raises ``ValueError`` for a picture with no room for any.
     """
     count = things or rng.choice((1, 1, 2))
     for _ in range(SCENE_TRIES):
@@ -139,15 +146,27 @@ def random_scene(rng: random.Random, width: int, height: int, *, held_out: bool 
             for color in colors[1:]
         ]
         if all(thing.is_held_out == held_out for thing in found):
-            placed = place(rng, found, width, height)
+            placed = (place_anywhere if anywhere else place)(rng, found, width, height)
             if placed:
                 return Scene(width, height, colors[0], placed)
     raise ValueError(f"No scene of {count} objects was found that fits {width}×{height} pixels.")
 
 
 def place(rng: random.Random, things: list[Thing], width: int, height: int) -> tuple[Thing, ...] | None:
-    """The objects with starts and sizes so that all stay in the picture and apart; None where none were found."""
-    for _ in range(TRIES):
+    """The objects with starts and sizes near their homes, in the picture and apart; None where none were found."""
+    for homes in HOMES[len(things)]:
+        for _ in range(TRIES):
+            placed = [
+                _at_home(rng, *each, RADII_PX[len(things)], width, height) for each in zip(things, homes, strict=True)
+            ]
+            if all(_stays(thing, width, height) for thing in placed) and are_apart(placed):
+                return tuple(placed)
+    return None
+
+
+def place_anywhere(rng: random.Random, things: list[Thing], width: int, height: int) -> tuple[Thing, ...] | None:
+    """The same without homes."""
+    for _ in range(ANYWHERE_TRIES):
         placed: list[Thing] = []
         for thing in things:
             radius = rng.uniform(*RADII_PX[len(things)])
@@ -161,6 +180,23 @@ def place(rng: random.Random, things: list[Thing], width: int, height: int) -> t
             if are_apart(placed):
                 return tuple(placed)
     return None
+
+
+def _at_home(
+    rng: random.Random, thing: Thing, home: tuple[float, float], radii: tuple[float, float], width: int, height: int
+) -> Thing:
+    """The object with a size, halfway near its home."""
+    middle = [part * size + rng.uniform(-STRAY_PX, STRAY_PX) for part, size in zip(home, (width, height), strict=True)]
+    half = TRAVEL_PX[thing.speed] / 2
+    dx, dy = DIRECTIONS.get(thing.motion, (0.0, 0.0))
+    return replace(thing, start=(middle[0] - half * dx, middle[1] - half * dy), radius=rng.uniform(*radii))
+
+
+def _stays(thing: Thing, width: int, height: int) -> bool:
+    """Whether the object is always in the picture."""
+    x, y, radius = thing.path(CLIP_FRAMES)
+    edge = radius + MARGIN_PX
+    return bool(((x >= edge) & (x <= width - edge) & (y >= edge) & (y <= height - edge)).all())
 
 
 def are_apart(things: list[Thing]) -> bool:
