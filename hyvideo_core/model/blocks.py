@@ -23,6 +23,9 @@ from hyvideo_core.model.ragged import Lengths, attend_ragged
 from hyvideo_core.model.rope import rotate, rotate_real
 from hyvideo_core.ops import Linear
 
+#: A block's attention: the stream, the number of heads, how q, k, v are made → [B, L, N·D].
+Attention = Callable[["Stream", int, "Sequence[Projection]"], torch.Tensor]
+
 
 @dataclass
 class Stream:
@@ -32,6 +35,7 @@ class Stream:
     each sample, video and text together; ``vec`` [B, D] is timestep, pooled text and guidance. Where ``clean_vec``
     is given, the first ``clean_tokens`` video tokens are modulated by it instead (token_replace). q, k and v exist
     for one of ``head_groups`` groups of heads at a time. ``compile`` compiles what is done to whole chunks.
+    ``attend`` is one call of a kernel, for a group of heads; ``around_attention`` may wrap a block's whole attention.
     """
 
     tokens: torch.Tensor
@@ -45,6 +49,7 @@ class Stream:
     clean_tokens: int = 0
     head_groups: int = 1
     compile: bool = False
+    around_attention: Callable[[Attention], Attention] = lambda inner: inner
 
     @property
     def video(self) -> torch.Tensor:
@@ -200,7 +205,7 @@ class DoubleBlock(nn.Module):
             )
             for name, part in parts.items()
         ]
-        attended = attention(stream, self.heads, projections)
+        attended = stream.around_attention(attention)(stream, self.heads, projections)
         for name, part in parts.items():
             self._add_attention(name, stream, part, spans[name], attended)
         del attended
@@ -240,7 +245,7 @@ class SingleBlock(nn.Module):
         """Update the stream's tokens in place."""
         spans = stream.spans(self.modulation)
         projection = Projection(stream.parts, spans, self.linear1, (self.q_norm, self.k_norm))
-        attended = attention(stream, self.heads, [projection])
+        attended = stream.around_attention(attention)(stream, self.heads, [projection])
         qkv_width, dtype = 3 * self.hidden, stream.tokens.dtype
         linear1, linear2 = self.linear1.ready(dtype), self.linear2.ready(dtype)
         for span in spans:

@@ -16,7 +16,7 @@ from torch import nn
 
 from hyvideo_core.attention import AttentionKernel, resolve
 from hyvideo_core.configs import DiTConfig
-from hyvideo_core.model.blocks import DoubleBlock, SingleBlock, Stream
+from hyvideo_core.model.blocks import Attention, DoubleBlock, SingleBlock, Stream
 from hyvideo_core.model.compiling import CompileError, why_not_compile
 from hyvideo_core.model.layers import PatchEmbed, ScalarEmbedder, VectorEmbedder, modulated_norm, token_chunks
 from hyvideo_core.model.ragged import crop_text
@@ -31,6 +31,8 @@ CHUNK_PART = 4
 
 RunBlocks = Callable[[Stream], None]
 RunBlock = Callable[[nn.Module, Stream], None]
+#: Tokens along (t, h, w), channels of each axis, θ, device → unit complex numbers [L, D/2] (``rope.rope_table``).
+Rope = Callable[[tuple[int, int, int], tuple[int, int, int], float, torch.device], torch.Tensor]
 
 
 def _run_block(block: nn.Module, stream: Stream) -> None:
@@ -39,14 +41,17 @@ def _run_block(block: nn.Module, stream: Stream) -> None:
 
 @dataclass(frozen=True)
 class Seams:
-    """Where a caller may step in: around all blocks, around each block, around each attention call.
+    """Where a caller may step in: around all blocks, each block, a block's whole attention, each call of the
+    attention kernel (one for each group of heads), and the table of positions.
 
     Each takes what would run and returns what shall run instead; the defaults change nothing.
     """
 
     blocks: Callable[[RunBlocks], RunBlocks] = lambda inner: inner
     block: Callable[[RunBlock], RunBlock] = lambda inner: inner
+    attention: Callable[[Attention], Attention] = lambda inner: inner
     attend: Callable[[AttentionKernel], AttentionKernel] = lambda inner: inner
+    rope: Callable[[Rope], Rope] = lambda inner: inner
 
 
 NO_SEAMS = Seams()
@@ -173,11 +178,12 @@ class DiT(nn.Module):
             video_tokens=video.shape[1],
             lengths=tuple(video.shape[1] + n for n in text_lengths),
             vec=vec,
-            rope=rope_table(self._grid(x), self.config.rope_dims, self.config.rope_theta, x.device),
+            rope=seams.rope(rope_table)(self._grid(x), self.config.rope_dims, self.config.rope_theta, x.device),
             attend=seams.attend(attend),
             chunk_tokens=max(1, min(self.chunk_tokens, video.shape[1] // CHUNK_PART)),
             head_groups=self.head_groups,
             compile=self.compile_blocks,
+            around_attention=seams.attention,
         )
 
     def _run_blocks(self, stream: Stream, block_seam: Callable[[RunBlock], RunBlock]) -> None:

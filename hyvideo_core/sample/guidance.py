@@ -1,9 +1,8 @@
-"""Guidance as one formula: v = v_c + Σ wᵢ·(v_c − vᵢ), then an optional rescale."""
+"""Guidance as one formula: v = v_c + Σ wᵢ·filter(v_c − vᵢ), then an optional rescale."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -18,13 +17,15 @@ class Guidance:
 
     ``embedded`` is the scale a distilled checkpoint takes as input (6 by default; ignored by others).
     ``cfg`` above 1 evaluates the negative prompt too, within ``interval`` of the steps. ``rescale`` (0–1)
-    brings the guided velocity back towards the spread of the unguided one.
+    brings the guided velocity back towards the spread of the unguided one. ``batched`` evaluates both prompts at
+    once, as the original does: faster on small videos, with more memory; the same but for rounding.
     """
 
     embedded: float = 6.0
     cfg: float = 1.0
     interval: Interval = field(default_factory=Interval)
     rescale: float = 0.0
+    batched: bool = False
 
     def __post_init__(self) -> None:
         for name in ("embedded", "cfg"):
@@ -44,17 +45,6 @@ def embedded_guidance(scale: float, batch: int, dtype: torch.dtype, device: torc
     The product is taken in the model's dtype, as in the original: 6.0 becomes 6016 in bfloat16.
     """
     return torch.full((batch,), scale, dtype=dtype, device=device) * TIMESTEP_SCALE
-
-
-def guide(conditional: torch.Tensor, others: Iterable[tuple[float, torch.Tensor]]) -> torch.Tensor:
-    """v_c + Σ wᵢ·(v_c − vᵢ) for pairs (wᵢ, vᵢ). Classifier-free guidance of scale s is the pair (s − 1, negative).
-
-    Source: arXiv 2207.12598.
-    """
-    out = conditional
-    for weight, other in others:
-        out = out + weight * (conditional - other)
-    return out
 
 
 def rescaled(guided: torch.Tensor, conditional: torch.Tensor, amount: float) -> torch.Tensor:

@@ -5,7 +5,9 @@ Closing the generator, or an exception inside it, undoes whatever extensions set
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -15,12 +17,14 @@ import torch
 
 from hyvideo_core.configs import DiTConfig
 from hyvideo_core.errors import NumericsError
-from hyvideo_core.model.dit import DiT, Seams, check_inputs
-from hyvideo_core.sample.guidance import Guidance, embedded_guidance, guide, rescaled
-from hyvideo_core.sample.schedule import TIMESTEP_SCALE
-from hyvideo_core.sample.seams import Evaluation, Extension, Predict, Run, compose, passed, started
-from hyvideo_core.sample.solvers import euler
+from hyvideo_core.model.dit import DiT, check_inputs
+from hyvideo_core.sample.flow import Flow, fitted
+from hyvideo_core.sample.guidance import Guidance
+from hyvideo_core.sample.seams import Extension, Run, passed, started
+from hyvideo_core.sample.solvers import PAST, SOLVERS, Estimate, Road, Solver
 from hyvideo_core.types import Conditioning
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,23 +46,28 @@ def sample(
     negative: Conditioning | None = None,
     guidance: Guidance | None = None,
     extensions: Sequence[Extension] = (),
+    solver: Solver = SOLVERS["euler"],
+    seed: int = 0,
 ) -> Iterator[Step]:
     """Carry x [B, C, T, H, W] (model space, at noise level ``sigmas[0]``) to the end of ``sigmas``.
 
     Conditionings hold one prompt for all of the batch, or one for each. ``negative`` is needed where
-    ``guidance.cfg`` is above 1. Yields a ``Step`` after each; latents are float32 on the model's device.
+    ``guidance.cfg`` is above 1. ``seed`` is for solvers that add noise, drawn on the CPU. Yields a ``Step`` after each;
+    latents are float32 on the model's device.
     Raises ``NumericsError`` at the first NaN or infinity, ``ValueError`` for inputs that do not fit.
     """
     guidance = guidance or Guidance()
     if len(sigmas) < 2:
         raise ValueError(f"sigmas has {len(sigmas)} levels, but a run needs two or more: where it starts and ends.")
+    if solver is not SOLVERS["euler"] and bool((sigmas.diff() >= 0).any()):
+        raise ValueError("sigmas rise, but this solver only goes from noise to clean. Use falling levels, or euler.")
     check_run(dit.config, x, positive, negative, guidance, extensions)
     x = x.to(dit.device, torch.float32)
-    prompts = {"positive": _fitted(positive, x)}
+    prompts = {"positive": fitted(positive, x)}
     if guidance.cfg > 1 and negative is not None:
-        prompts["negative"] = _fitted(negative, x)
+        prompts["negative"] = fitted(negative, x)
     # Checked at the call, not at the first step.
-    return _steps(dit, x, prompts, sigmas, guidance, extensions)
+    return _steps(dit, x, prompts, sigmas, guidance, extensions, solver, seed)
 
 
 def check_run(
@@ -103,81 +112,39 @@ def _steps(
     sigmas: torch.Tensor,
     guidance: Guidance,
     extensions: Sequence[Extension],
+    solver: Solver,
+    seed: int,
 ) -> Iterator[Step]:
-    steps = len(sigmas) - 1
     levels: list[float] = sigmas.tolist()
-    evaluate = partial(_evaluate, dit, guidance)
-    composed: dict[tuple[bool, ...], Predict] = {}
+    past: list[Estimate] = []
     with ExitStack() as stack:
-        running = started(extensions, Run(dit, sigmas, stack))
+        running = started(extensions, Run(dit, sigmas, stack, tuple(x.shape)))
+        flow = Flow(dit, prompts, guidance, running, len(levels) - 1)
         for index, (sigma, sigma_next) in enumerate(pairwise(levels)):
-            on = tuple(extension.when.contains(index, steps) for extension, _ in running)
-            active = [pair for pair, is_on in zip(running, on, strict=True) if is_on]
-            if on not in composed:
-                # Once per active set, so that compiled blocks see few graphs.
-                composed[on] = compose(evaluate, active)
-            predict, hold = composed[on], partial(passed, "hold", active)
+            hold = partial(passed, "hold", flow.active(index))
             if index == 0:
-                x = passed("begin", active, x)
+                x = passed("begin", flow.active(index), x)
             x = hold(x)
-            velocity = _guided(predict, partial(Evaluation, x, sigma, index, steps), prompts, guidance)
-            _check_finite(velocity, index, steps, dit)
+            velocity = flow.velocity(x, sigma, index)
             denoised = hold(x + velocity * (levels[-1] - sigma))
-            x = hold(euler(x, velocity, sigma, sigma_next))
+            here = solver.correct(Estimate(sigma, x, velocity, denoised), past)
+            road = Road(past, partial(_ask, flow, hold, index), partial(step_noise, x, seed, index))
+            x = hold(solver.advance(here, sigma_next, road))
+            past = [here, *past][:PAST]
             yield Step(index, sigma, x, denoised)
+        for extension, state in running:
+            if line := extension.report(state):
+                logger.info("%s", line)
 
 
-def _guided(
-    predict: Predict,
-    evaluation: partial[Evaluation],
-    prompts: Mapping[str, Conditioning],
-    guidance: Guidance,
+def _ask(
+    flow: Flow, hold: Callable[[torch.Tensor], torch.Tensor], index: int, x: torch.Tensor, sigma: float
 ) -> torch.Tensor:
-    probe = evaluation(conditioning=prompts["positive"], branch="positive")
-    conditional = predict(probe)
-    if not guidance.uses_negative(probe.step, probe.steps):
-        return conditional
-    negative = predict(evaluation(conditioning=prompts["negative"], branch="negative"))
-    guided = guide(conditional, [(guidance.cfg - 1, negative)])
-    return rescaled(guided, conditional, guidance.rescale)
+    """The velocity elsewhere in the same step."""
+    return flow.velocity(hold(x), sigma, index, stage=1)
 
 
-def _evaluate(dit: DiT, guidance: Guidance, evaluation: Evaluation, seams: Seams) -> torch.Tensor:
-    batch, device = evaluation.x.shape[0], evaluation.x.device
-    timestep = torch.full((batch,), evaluation.sigma, dtype=torch.float32, device=device) * TIMESTEP_SCALE
-    scale = None
-    if dit.config.guidance_embed:
-        scale = embedded_guidance(guidance.embedded, batch, dit.dtype, device)
-    prompt = evaluation.conditioning
-    with torch.inference_mode():
-        return dit(
-            evaluation.x,
-            timestep,
-            prompt.text,
-            prompt.text_mask,
-            prompt.pooled,
-            scale,
-            token_replace=evaluation.token_replace,
-            seams=seams,
-        )
-
-
-def _fitted(prompt: Conditioning, x: torch.Tensor) -> Conditioning:
-    """The prompt on the latent's device, one row for each sample."""
-    prompt = prompt.to(x.device)
-    batch = x.shape[0]
-    if prompt.text.shape[0] == batch:
-        return prompt
-    mask = None if prompt.text_mask is None else prompt.text_mask.expand(batch, -1)
-    return Conditioning(prompt.text.expand(batch, -1, -1), prompt.pooled.expand(batch, -1), mask)
-
-
-def _check_finite(velocity: torch.Tensor, index: int, steps: int, dit: DiT) -> None:
-    if bool(torch.isfinite(velocity).all()):
-        return
-    other = "" if dit.attention == "chunked" else "Choose attention 'chunked' in the loader; if it stays, "
-    raise NumericsError(
-        f"The transformer returned NaN or infinity in step {index + 1} of {steps} ({dit.dtype}, attention "
-        f"'{dit.attention}'). The video would be black. {other}the checkpoint or the text encoder's output is damaged: "
-        "download the file again, or try another prompt."
-    )
+def step_noise(like: torch.Tensor, seed: int, step: int) -> torch.Tensor:
+    """Noise of a step, the same on every device."""
+    generator = torch.Generator().manual_seed(random.Random(f"{seed} {step}").getrandbits(63))
+    return torch.randn(like.shape, generator=generator).to(like.device)

@@ -1,7 +1,8 @@
 """How a feature plugs into sampling without touching the others.
 
 A feature is a frozen dataclass deriving from ``Extension``. It may wrap one whole evaluation, all blocks,
-each block, or each attention call; change the latent that a run begins with; and hold a part of the latent.
+each block, or each attention call; change the latent that a run begins with; hold a part of the latent; and
+take part in guidance, by evaluations to steer away from or by changing what comes of them.
 ``rank`` fixes the nesting (lower is further out), so the order in which extensions were added is irrelevant.
 State lives in what ``start`` returns, never on modules.
 """
@@ -18,8 +19,8 @@ import torch
 from torch import nn
 
 from hyvideo_core.attention import AttentionKernel
-from hyvideo_core.model.blocks import Stream
-from hyvideo_core.model.dit import DiT, RunBlock, RunBlocks, Seams
+from hyvideo_core.model.blocks import Attention, Stream
+from hyvideo_core.model.dit import DiT, Rope, RunBlock, RunBlocks, Seams
 from hyvideo_core.types import Conditioning, Interval
 
 
@@ -27,7 +28,8 @@ from hyvideo_core.types import Conditioning, Interval
 class Evaluation:
     """One evaluation of the transformer: which latent, at which noise level, for which prompt.
 
-    ``branch`` names the guidance branch ("positive", "negative"), so that caches can tell them apart.
+    ``branch`` names the guidance branch ("positive", "negative", …), ``part`` the frames where x is a part of them all,
+    ``stage`` counts a solver's evaluations within a step: caches tell evaluations apart by these three (``key``).
     ``token_replace`` says that frame 0 of x is the latent of a given image (``DiT.forward``).
     """
 
@@ -38,6 +40,33 @@ class Evaluation:
     conditioning: Conditioning
     branch: str
     token_replace: bool = False
+    stage: int = 0
+    part: tuple[int, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, int, tuple[int, ...]]:
+        """What stays the same from step to step for evaluations that follow on each other."""
+        return self.branch, self.stage, self.part
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One more evaluation of the positive prompt, or of another, that guidance steers away from.
+
+    ``name`` is the evaluation's ``branch``, by which an extension knows which ones to disturb.
+    """
+
+    name: str
+    weight: float
+    conditioning: Conditioning | None = None
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """The positive prompt's evaluation and its velocity, which guidance starts from."""
+
+    evaluation: Evaluation
+    velocity: torch.Tensor
 
 
 #: Active from the first step to the last.
@@ -48,11 +77,15 @@ Predict = Callable[[Evaluation], torch.Tensor]
 
 @dataclass(frozen=True)
 class Run:
-    """One sampling run, as an extension sees it when it starts. ``stack`` takes what must be undone."""
+    """One sampling run, as an extension sees it when it starts: the latent's shape [B, C, T, H, W] and the levels.
+
+    ``stack`` takes what must be undone.
+    """
 
     dit: DiT
     sigmas: torch.Tensor
     stack: ExitStack
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -77,8 +110,32 @@ class Extension:
         """x with what no step may change put back; x is a latent before or after a step, or a clean estimate."""
         return x
 
+    def branches(self, evaluation: Evaluation, state: Any) -> Sequence[Branch]:
+        """Evaluations to steer away from, beside the negative prompt's."""
+        return ()
+
+    def other(self, velocity: torch.Tensor, name: str, conditional: Conditional, state: Any) -> torch.Tensor:
+        """What guidance steers away from instead of the velocity of the branch ``name``."""
+        return velocity
+
+    def difference(self, difference: torch.Tensor, name: str, conditional: Conditional, state: Any) -> torch.Tensor:
+        """What is added, times the weight, instead of the conditional velocity minus that of the branch ``name``."""
+        return difference
+
+    def velocity(self, velocity: torch.Tensor, conditional: Conditional, state: Any) -> torch.Tensor:
+        """What the solver follows instead of the guided velocity."""
+        return velocity
+
+    def report(self, state: Any) -> str:
+        """What is worth telling of the run when it is over, in one line; empty for nothing."""
+        return ""
+
     def wrap_predict(self, inner: Predict, state: Any) -> Predict:
         """Around one whole evaluation."""
+        return inner
+
+    def wrap_rope(self, inner: Rope, state: Any) -> Rope:
+        """Around the table of positions."""
         return inner
 
     def wrap_blocks(self, inner: RunBlocks, state: Any) -> RunBlocks:
@@ -89,8 +146,12 @@ class Extension:
         """Around one block."""
         return inner
 
+    def wrap_attention(self, inner: Attention, state: Any) -> Attention:
+        """Around a block's whole attention, all heads and the norms and projections before it."""
+        return inner
+
     def wrap_attend(self, inner: AttentionKernel, state: Any) -> AttentionKernel:
-        """Around one attention call."""
+        """Around one call of the attention kernel, for one of ``Stream.head_groups`` groups of heads."""
         return inner
 
 
@@ -126,16 +187,18 @@ def compose(evaluate: Callable[..., torch.Tensor], active: Sequence[Running]) ->
     seams = Seams(
         blocks=partial(_nested, "wrap_blocks", active),
         block=partial(_nested, "wrap_block", active),
+        attention=partial(_nested, "wrap_attention", active),
         attend=partial(_nested, "wrap_attend", active),
+        rope=partial(_nested, "wrap_rope", active),
     )
     predict: Predict = _nested("wrap_predict", active, partial(evaluate, seams=seams))
     return predict
 
 
-def passed(change: str, active: Sequence[Running], x: torch.Tensor) -> torch.Tensor:
-    """x after ``begin`` or ``hold`` of every extension, the lowest rank first."""
+def passed(change: str, active: Sequence[Running], x: torch.Tensor, *context: Any) -> torch.Tensor:
+    """x after the hook ``change`` of every extension, which is given ``context`` too; the lowest rank first."""
     for extension, state in active:
-        x = getattr(extension, change)(x, state)
+        x = getattr(extension, change)(x, *context, state)
     return x
 
 

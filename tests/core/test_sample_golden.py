@@ -11,7 +11,7 @@ from dit_data import config_of
 from golden_data import GOLDEN, assert_close, golden, of_case
 from hyvideo_core.sample import Guidance, flow_sigmas, sample
 from hyvideo_core.sample.schedule import TIMESTEP_SCALE
-from hyvideo_core.sample.solvers import euler
+from hyvideo_core.sample.solvers import Estimate, euler
 from hyvideo_core.types import Conditioning
 from hyvideo_core.weights import load_dit, load_vae
 
@@ -41,7 +41,7 @@ def test_euler_follows_the_originals_trajectory(name: str) -> None:
     for sigma, sigma_next in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
         t = TIMESTEP_SCALE * torch.tensor(sigma)
         velocity = torch.tanh(0.7 * x + c) * (0.5 + t / 1000) - 0.3 * x * torch.cos(3 * t / 1000) + 0.2 * c
-        states.append(x := euler(x, velocity, sigma, sigma_next))
+        states.append(x := euler(Estimate(sigma, x, velocity, x), sigma_next))
     assert_close(states[0], SCHEDULER[f"traj/{name}/after_step1"], rel=1e-5, max_abs=1e-4)
     assert_close(states[-1], SCHEDULER[f"traj/{name}/final"], rel=1e-5, max_abs=1e-4)
 

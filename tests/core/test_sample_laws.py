@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -16,9 +17,9 @@ from hyvideo_core.errors import NumericsError
 from hyvideo_core.model import DiT
 from hyvideo_core.model.dit import RunBlocks
 from hyvideo_core.sample import Guidance, Step, flow_sigmas, sample
-from hyvideo_core.sample.guidance import guide, rescaled
+from hyvideo_core.sample.guidance import rescaled
 from hyvideo_core.sample.schedule import noised, partial_sigmas
-from hyvideo_core.sample.seams import Evaluation, Extension, Predict
+from hyvideo_core.sample.seams import Branch, Evaluation, Extension, Predict
 from hyvideo_core.types import Conditioning, Interval
 
 DIT = random_dit()
@@ -165,14 +166,66 @@ def test_rescale_0_is_neutral_and_1_restores_the_spread() -> None:
     assert torch.allclose(spread, conditional.flatten(1).std(dim=1))
 
 
-def test_guidance_is_one_formula_for_any_number_of_others() -> None:
-    v, first, second = randn(3, 1, 4, 1, 2, 2)
-    assert guide(v, []) is v
-    assert torch.allclose(guide(v, [(0.0, first)]), v)
-    cfg = first + 4.0 * (v - first)
-    assert torch.allclose(guide(v, [(3.0, first)]), cfg, atol=1e-5)
-    both = v + 2.0 * (v - first) + 0.5 * (v - second)
-    assert torch.allclose(guide(v, [(2.0, first), (0.5, second)]), both, atol=1e-5)
+@dataclass(frozen=True)
+class SteersAway(Extension):
+    """One more branch, whose velocity is ``factor`` times that of the positive prompt."""
+
+    weight: float = 1.0
+    factor: float = 0.5
+
+    @property
+    def name(self) -> str:
+        return f"×{self.factor}"
+
+    def branches(self, evaluation: Evaluation, state: Any) -> Sequence[Branch]:
+        return (Branch(self.name, self.weight),)
+
+    def wrap_predict(self, inner: Predict, state: Any) -> Predict:
+        return lambda each: inner(each) * (self.factor if each.branch == self.name else 1.0)
+
+
+def velocity_of_first_step(positive: Conditioning = POSITIVE, **options: Any) -> torch.Tensor:
+    return NOISE - next(iter(sample(DIT, NOISE, positive, sigmas=SIGMAS, **options))).denoised
+
+
+def test_guidance_is_one_formula_for_any_number_of_branches() -> None:
+    v, negative = velocity_of_first_step(), velocity_of_first_step(positive=NEGATIVE)
+    assert torch.equal(velocity_of_first_step(extensions=[SteersAway(weight=0.0)]), v)
+    one, two = SteersAway(), SteersAway(weight=3.0, factor=0.8)
+    assert torch.allclose(velocity_of_first_step(extensions=[one, two]), v * (1 + 0.5 + 3 * 0.2), atol=1e-4)
+    cfg = {"negative": NEGATIVE, "guidance": Guidance(cfg=3)}
+    expected = v + 2 * (v - negative) + 0.5 * v
+    assert torch.allclose(velocity_of_first_step(extensions=[one], **cfg), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("hook", ["other", "difference", "velocity"])
+def test_a_hook_of_guidance_sees_each_branch_and_changes_the_video(hook: str) -> None:
+    seen = []
+
+    class Hooked(Extension):
+        pass
+
+    def change(self: Extension, x: torch.Tensor, *context: Any) -> torch.Tensor:
+        seen.append(context[0] if hook != "velocity" else "velocity")
+        return 0.9 * x
+
+    setattr(Hooked, hook, change)
+    cfg = {"negative": NEGATIVE, "guidance": Guidance(cfg=3)}
+    changed = final(extensions=[Hooked(), SteersAway()], **cfg)
+    assert rel_l2(changed, final(extensions=[SteersAway()], **cfg)) > 1e-3
+    assert seen == (["velocity"] if hook == "velocity" else ["negative", "×0.5"]) * STEPS
+
+
+@pytest.mark.parametrize("lengths", [(5, 3), (3, 5), (5, 5)], ids=str)
+@pytest.mark.parametrize("rows", [1, 2])
+def test_batched_guidance_equals_one_prompt_after_the_other(lengths: tuple[int, int], rows: int) -> None:
+    positive, negative = (prompt(seed=20 + n, length=length) for n, length in enumerate(lengths))
+    x = randn(rows, 4, 1, 4, 4)
+    options = {"x": x, "positive": positive, "negative": negative}
+    seen: list[Evaluation] = []
+    both = final(**options, guidance=Guidance(cfg=3, batched=True), extensions=[Spy(seen)])
+    assert rel_l2(both, final(**options, guidance=Guidance(cfg=3))) <= 1e-5
+    assert [(each.branch, len(each.x)) for each in seen] == [("negative and positive", 2 * rows)] * STEPS
 
 
 BASE = Guidance(embedded=6.0, cfg=3.0)

@@ -14,7 +14,8 @@ from dit_data import prompt, randn, random_dit
 
 from golden_data import rel_l2
 from hyvideo_core.attention import AttentionKernel
-from hyvideo_core.model.dit import RunBlock, RunBlocks
+from hyvideo_core.model.blocks import Attention
+from hyvideo_core.model.dit import Rope, RunBlock, RunBlocks
 from hyvideo_core.sample import Guidance, flow_sigmas, sample
 from hyvideo_core.sample.seams import Extension, OnBlock, Predict, Run
 from hyvideo_core.types import Interval
@@ -59,8 +60,14 @@ class Neutral(Extension):
     def wrap_block(self, inner: RunBlock, state: Any) -> RunBlock:
         return self._counted("block", inner)
 
+    def wrap_attention(self, inner: Attention, state: Any) -> Attention:
+        return self._counted("attention", inner)
+
     def wrap_attend(self, inner: AttentionKernel, state: Any) -> AttentionKernel:
         return self._counted("attend", inner)
+
+    def wrap_rope(self, inner: Rope, state: Any) -> Rope:
+        return self._counted("rope", inner)
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,9 @@ def test_every_seam_is_passed_as_often_as_promised() -> None:
         "predict": STEPS,
         "blocks": STEPS,
         "block": STEPS * BLOCKS,
+        "attention": STEPS * BLOCKS,
         "attend": STEPS * BLOCKS,
+        "rope": STEPS,
     }
 
 
@@ -133,12 +142,35 @@ def test_true_cfg_passes_every_seam_once_more_for_the_negative() -> None:
 def test_an_extension_acts_only_when_it_is_meant_to() -> None:
     neutral = Neutral(when=Interval(0.25, 0.75))
     final(neutral)
-    assert neutral.counts == {"start": 1, "predict": 2, "blocks": 2, "block": 2 * BLOCKS, "attend": 2 * BLOCKS}
+    assert neutral.counts.pop("start") == 1
+    assert neutral.counts == dict.fromkeys(("predict", "blocks", "rope"), 2) | dict.fromkeys(
+        ("block", "attention", "attend"), 2 * BLOCKS
+    )
     never = Interval(0.5, 0.5)
     assert torch.equal(final(Affine(scale=3.0, when=never), DoubledAttention(when=never)), final())
 
 
-@pytest.mark.parametrize("extension", [Affine(scale=1.5), Affine(shift=0.5), DoubledAttention()], ids=repr)
+@dataclass(frozen=True)
+class HalvedAttention(Extension):
+    """Changes what comes of all heads."""
+
+    def wrap_attention(self, inner: Attention, state: Any) -> Attention:
+        return lambda stream, heads, projections: inner(stream, heads, projections) / 2
+
+
+@dataclass(frozen=True)
+class Standing(Extension):
+    """The same position for every token."""
+
+    def wrap_rope(self, inner: Rope, state: Any) -> Rope:
+        return lambda *args: torch.ones_like(inner(*args))
+
+
+@pytest.mark.parametrize(
+    "extension",
+    [Affine(scale=1.5), Affine(shift=0.5), DoubledAttention(), HalvedAttention(), Standing()],
+    ids=repr,
+)
 def test_a_wrap_reaches_the_video(extension: Extension) -> None:
     assert rel_l2(final(extension), final()) > 1e-3
 
@@ -153,6 +185,20 @@ def test_a_lower_rank_is_further_out() -> None:
     first = next(iter(start())).denoised - NOISE
     both = next(iter(start(Affine(shift=1.0), OuterAffine(scale=2.0)))).denoised - NOISE
     assert torch.allclose(both, 2 * (first - 1.0), atol=1e-4)  # σ goes from 1 to 0: minus the velocity
+
+
+def test_what_an_extension_reports_is_logged_at_the_end_of_the_run(caplog: pytest.LogCaptureFixture) -> None:
+    class Reports(Extension):
+        def report(self, state: Any) -> str:
+            return "skipped nothing"
+
+    run = start(Reports(), Neutral())
+    with caplog.at_level("INFO", "hyvideo_core"):
+        for _ in range(STEPS):
+            next(run)
+            assert not caplog.messages
+        assert list(run) == []
+    assert caplog.messages == ["skipped nothing"]
 
 
 @dataclass(frozen=True)
