@@ -8,6 +8,7 @@ from .latent import HyvEmptyLatent
 from .load import HyvLoadModel, HyvLoadTextEncoders, HyvLoadVAE
 from .model import HyvLora, HyvMemory, HyvPlan
 from .sample import HyvSampler
+from .schedule import HyvSchedule
 from .text import HyvEncodePrompt
 from .video import HyvSaveVideo
 
@@ -21,6 +22,7 @@ NODES: list[type[io.ComfyNode]] = [
     HyvEncodePrompt,
     HyvEmptyLatent,
     HyvImageToVideo,
+    HyvSchedule,
     HyvSampler,
     HyvDecode,
     HyvDecodeVideo,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.sample
@@ -13,7 +14,7 @@ from comfy_api.latest import io
 from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
 from hyvideo_core.errors import HyVideoError
 from hyvideo_core.extensions import BlockSwap, Loras
-from hyvideo_core.sample import Guidance, sample
+from hyvideo_core.sample import SOLVERS, Guidance, Solver, sample
 from hyvideo_core.sample.run import check_run
 from hyvideo_core.sample.schedule import noised, partial_sigmas
 from hyvideo_core.sample.seams import OnBlock
@@ -126,6 +127,34 @@ class HyvSampler(io.ComfyNode):
                     optional=True,
                     tooltip="Brings over-saturated results of high cfg back; 0 is off, 0.7 is usual.",
                 ),
+                io.Combo.Input(
+                    "solver",
+                    options=list(SOLVERS),
+                    default="euler",
+                    optional=True,
+                    tooltip="How a step is made. euler is the original's; dpm++ 2m and unipc need fewer steps; heun "
+                    "takes two evaluations a step; euler stochastic and lcm add noise, lcm for few-step checkpoints.",
+                ),
+                io.Sigmas.Input(
+                    "sigmas",
+                    optional=True,
+                    tooltip="Noise levels from 1 down, from HyVideo Schedule or a native scheduler node. They replace "
+                    "steps, shift and denoise.",
+                ),
+                io.Boolean.Input(
+                    "add_noise",
+                    default=True,
+                    advanced=True,
+                    optional=True,
+                    tooltip="Off if the latent has its noise already: the second sampler of a schedule that was split.",
+                ),
+                io.Boolean.Input(
+                    "batched_cfg",
+                    default=False,
+                    advanced=True,
+                    optional=True,
+                    tooltip="With cfg above 1, both prompts at once: faster for small videos, with more memory.",
+                ),
             ],
             outputs=[io.Latent.Output("latent", tooltip="The finished latent, for HyVideo Decode or VAE Decode.")],
             hidden=[io.Hidden.unique_id],
@@ -147,6 +176,10 @@ class HyvSampler(io.ComfyNode):
         cfg_start: float = 0.0,
         cfg_end: float = 1.0,
         guidance_rescale: float = 0.0,
+        solver: str = "euler",
+        sigmas: torch.Tensor | None = None,
+        add_noise: bool = True,
+        batched_cfg: bool = False,
     ) -> io.NodeOutput:
         prompt, from_prompt = from_host_conditioning(positive, "positive")
         against = None if negative is None else from_host_conditioning(negative, "negative")[0]
@@ -158,11 +191,41 @@ class HyvSampler(io.ComfyNode):
                 f"cfg_start is {cfg_start} and cfg_end is {cfg_end}, but cfg must start before it ends. Lower "
                 "cfg_start or raise cfg_end."
             )
-        settings = Guidance(guidance, cfg, Interval(cfg_start, cfg_end), guidance_rescale)
-        sigmas = partial_sigmas(steps, shift, denoise)
-        start = _start(latent, seed, float(sigmas[0]))
-        x = _run(model, start, prompt, against, sigmas, settings, cls.hidden.unique_id)
+        run = Sampling(
+            positive=prompt,
+            negative=against,
+            sigmas=partial_sigmas(steps, shift, denoise) if sigmas is None else _checked(sigmas),
+            guidance=Guidance(guidance, cfg, Interval(cfg_start, cfg_end), guidance_rescale, batched_cfg),
+            solver=SOLVERS[solver],
+            seed=seed,
+        )
+        start = _start(latent, seed, float(run.sigmas[0]) if add_noise else 0.0)
+        x = _run(model, start, run, cls.hidden.unique_id)
         return io.NodeOutput(host_latent(x / HUNYUAN_VIDEO_VAE.scaling_factor))
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What ``sample`` takes beside the transformer, the latent and the extensions."""
+
+    positive: Conditioning
+    negative: Conditioning | None
+    sigmas: torch.Tensor
+    guidance: Guidance
+    solver: Solver
+    seed: int
+
+
+def _checked(sigmas: torch.Tensor) -> torch.Tensor:
+    """Levels of a native node, if they are some of a flow's."""
+    levels = sigmas.detach().cpu().float()
+    is_falling = levels.ndim == 1 and len(levels) > 1 and bool((levels.diff() < 0).all())
+    if not is_falling or not 0 <= float(levels[-1]) < float(levels[0]) <= 1:
+        raise HyVideoError(
+            f"sigmas are {', '.join(f'{level:.3g}' for level in levels.flatten()[:4].tolist())} …, but two or more "
+            "falling levels between 1 and 0 are needed. Use HyVideo Schedule, or a scheduler made for flow models."
+        )
+    return levels
 
 
 def _start(latent: dict[str, Any], seed: int, sigma: float) -> torch.Tensor:
@@ -180,14 +243,12 @@ def _start(latent: dict[str, Any], seed: int, sigma: float) -> torch.Tensor:
 def _run(
     model: ModelHandle,
     x: torch.Tensor,
-    positive: Conditioning,
-    negative: Conditioning | None,
-    sigmas: torch.Tensor,
-    guidance: Guidance,
+    sampling: Sampling,
     node_id: str | None,
 ) -> torch.Tensor:
     # Whatever is wrong with the inputs is said before 25 GB are read for them.
-    check_run(transformer.checked_config(model), x, positive, negative, guidance, model.extensions)
+    config = transformer.checked_config(model)
+    check_run(config, x, sampling.positive, sampling.negative, sampling.guidance, model.extensions)
     hosted = transformer.loaded(model, tuple(x.shape))
     extensions = [
         OnBlock(check=host.check_interrupt),
@@ -198,8 +259,8 @@ def _run(
 
     def attempt(plan: SamplingPlan) -> torch.Tensor:
         dit = transformer.following(hosted, plan, model)
-        run = sample(dit, x, positive, negative=negative, sigmas=sigmas, guidance=guidance, extensions=extensions)
-        progress = host.Progress(len(sigmas) - 1, "step", node_id)
+        run = sample(dit, x, **vars(sampling), extensions=extensions)
+        progress = host.Progress(len(sampling.sigmas) - 1, "step", node_id)
         with transformer.peak_reported(hosted, plan), closing(run):  # type: ignore[type-var]
             for step in run:
                 progress.update(step.index + 1)

@@ -3,5 +3,6 @@
 from hyvideo_core.sample.guidance import Guidance
 from hyvideo_core.sample.run import Step, sample
 from hyvideo_core.sample.schedule import flow_sigmas
+from hyvideo_core.sample.solvers import SOLVERS, Solver
 
-__all__ = ["Guidance", "Step", "flow_sigmas", "sample"]
+__all__ = ["SOLVERS", "Guidance", "Solver", "Step", "flow_sigmas", "sample"]

@@ -10,7 +10,7 @@ from tools.paths import ROOT
 
 SOURCES = sorted((ROOT / "nodes").glob("*.py"))
 #: Types of the host's own.
-HOSTS = {"CONDITIONING", "LATENT", "IMAGE", "VIDEO", "STRING"}
+HOSTS = {"CONDITIONING", "LATENT", "IMAGE", "VIDEO", "STRING", "SIGMAS"}
 NODE_IDS = {
     "HyvLoadModel",
     "HyvLoadTextEncoders",
@@ -18,6 +18,7 @@ NODE_IDS = {
     "HyvEncodePrompt",
     "HyvEmptyLatent",
     "HyvSampler",
+    "HyvSchedule",
     "HyvDecode",
     "HyvEncode",
     "HyvSaveVideo",

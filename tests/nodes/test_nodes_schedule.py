@@ -1,0 +1,63 @@
+"""Solvers, and noise levels as the host's own SIGMAS in both directions, on the real server."""
+
+import jobs
+import pytest
+import torch
+
+from hyvideo_core.sample import SOLVERS
+
+
+@pytest.fixture
+def latent(studio):
+    """The latent of a text-to-video job with changes."""
+    return lambda changes=None, extra=None: studio.saved_latent(jobs.text_to_latent(changes) | (extra or {}))
+
+
+def schedule(**settings):
+    return {"levels": jobs.node("HyvSchedule", **{"steps": 3, "shift": 7.0, "denoise": 1.0, **settings})}
+
+
+def test_every_solver_makes_another_video_and_euler_is_the_default(latent):
+    found = {name: latent({"sampler.solver": name}) for name in SOLVERS}
+    assert torch.equal(found["euler"], latent())
+    for i, (name, one) in enumerate(found.items()):
+        for other in list(found)[:i]:
+            assert not torch.equal(one, found[other]), (name, other)
+
+
+def test_a_schedule_says_what_the_samplers_own_settings_say(latent):
+    by_wire = {"sampler.sigmas": ["levels", 0], "sampler.steps": 50, "sampler.shift": 2.0}
+    assert torch.equal(latent(by_wire, schedule()), latent())
+    assert torch.equal(latent(by_wire, schedule(shift=3.0)), latent({"sampler.shift": 3.0}))
+
+
+def test_a_native_schedule_is_taken(latent):
+    # Beta57-like curves differ, so the host's own levels are compared with the same by hand.
+    levels = {"levels": jobs.node("ManualSigmas", sigmas="1.0, 0.9333, 0.77778, 0.0")}
+    by_hand, own = latent({"sampler.sigmas": ["levels", 0]}, levels), latent()
+    assert (by_hand - own).norm() / own.norm() < 0.01
+
+
+def test_two_samplers_on_a_split_schedule_make_the_whole(studio, latent):
+    job = jobs.text_to_latent({"model.dtype": "float32", "sampler.sigmas": ["split", 0]}) | schedule()
+    job["split"] = jobs.node("SplitSigmas", sigmas=["levels", 0], step=1)
+    second = {**job["sampler"]["inputs"], "sigmas": ["split", 1], "latent": ["sampler", 0], "add_noise": False}
+    job["second"] = jobs.node("HyvSampler", **second)
+    job["save"]["inputs"]["samples"] = ["second", 0]
+    whole = latent({"model.dtype": "float32"})
+    assert (studio.saved_latent(job) - whole).norm() / whole.norm() < 1e-5
+
+
+def test_batched_cfg_is_the_same_but_for_rounding(latent):
+    cfg = {"model.dtype": "float32", "sampler.cfg": 3.0, "sampler.negative": ["prompt", 1]}
+    apart, together = latent(cfg), latent(cfg | {"sampler.batched_cfg": True})
+    assert (together - apart).norm() / apart.norm() < 1e-4
+
+
+@pytest.mark.parametrize("sigmas", ["14.6, 3.0, 0.0", "0.0, 1.0", "1.0, 0.5, 0.5, 0.0"])
+def test_levels_of_another_kind_of_model_are_an_error(studio, sigmas):
+    job = jobs.text_to_latent({"sampler.sigmas": ["levels", 0]})
+    job["levels"] = jobs.node("ManualSigmas", sigmas=sigmas)
+    error = studio.failure(job)
+    assert "falling levels between 1 and 0 are needed" in error
+    assert "HyVideo Schedule" in error
