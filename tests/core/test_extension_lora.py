@@ -39,10 +39,14 @@ def golden_dit(dtype: torch.dtype = torch.float32) -> DiT:
     return load_dit(GOLDEN / "dit_weights.safetensors", dtype=dtype)
 
 
+def run_of(dit: DiT, stack: ExitStack) -> Run:
+    return Run(dit, flow_sigmas(1, 7.0), stack, shape=(1, 4, 1, 4, 4))
+
+
 def velocity(dit: DiT, *loras: Lora) -> torch.Tensor:
     """The golden case with LoRAs applied at run time."""
     with ExitStack() as stack:
-        terms = Loras(loras=loras).start(Run(dit, flow_sigmas(1, 7.0), stack))
+        terms = Loras(loras=loras).start(run_of(dit, stack))
         with extension.attached(terms):
             text = (CASE["text_states"], CASE["text_mask"], CASE["text_states_2"])
             return dit(CASE["x"], CASE["t"], *text, CASE["guidance"])
@@ -148,7 +152,7 @@ def test_terms_have_the_dtype_their_layer_computes_in(dtype: torch.dtype, tmp_pa
     lora = Lora(everywhere(tmp_path / "all.safetensors", dit))
     names = {module: name for name, module in dit.named_modules()}
     with ExitStack() as stack:
-        for module, term in Loras(loras=(lora,)).start(Run(dit, flow_sigmas(1, 7.0), stack)):
+        for module, term in Loras(loras=(lora,)).start(run_of(dit, stack)):
             wanted = torch.float32 if names[module] == "final_layer.linear" else dtype
             assert {term.down.dtype, term.up.dtype} == {wanted}
 
@@ -157,7 +161,7 @@ def test_terms_are_where_the_model_runs_not_where_a_block_is_kept() -> None:
     dit = golden_dit()
     dit.img_in.to("meta")  # stands for an accelerator; the blocks stay on the CPU
     with ExitStack() as stack:
-        terms = Loras(loras=(Lora(MUSUBI),)).start(Run(dit, flow_sigmas(1, 7.0), stack))
+        terms = Loras(loras=(Lora(MUSUBI),)).start(run_of(dit, stack))
     assert {term.down.device.type for _, term in terms} == {term.up.device.type for _, term in terms} == {"meta"}
 
 
