@@ -116,6 +116,8 @@ def _steps(
     seed: int,
 ) -> Iterator[Step]:
     levels: list[float] = sigmas.tolist()
+    # Where a run may end above it, the clean latent is still at σ = 0; only without flow_reverse is it elsewhere.
+    clean = 0.0 if levels[0] > levels[-1] else levels[-1]
     past: list[Estimate] = []
     with ExitStack() as stack:
         running = started(extensions, Run(dit, sigmas, stack, tuple(x.shape)))
@@ -126,7 +128,7 @@ def _steps(
                 x = passed("begin", flow.active(index), x)
             x = hold(x)
             velocity = flow.velocity(x, sigma, index)
-            denoised = hold(x + velocity * (levels[-1] - sigma))
+            denoised = hold(x + velocity * (clean - sigma))
             here = solver.correct(Estimate(sigma, x, velocity, denoised), past)
             road = Road(past, partial(_ask, flow, hold, index), partial(step_noise, x, seed, index))
             x = hold(solver.advance(here, sigma_next, road))

@@ -156,3 +156,25 @@ def test_the_noise_of_a_step_is_fresh_in_every_step() -> None:
     one, two = step_noise(NOISE, 5, 0), step_noise(NOISE, 5, 1)
     assert rel_l2(one, two) > 0.5
     assert torch.equal(one, step_noise(NOISE, 5, 0))
+
+
+@pytest.mark.parametrize("name", ["euler", "heun", "lcm"])
+def test_the_clean_estimate_is_clean_wherever_a_run_ends(name: str) -> None:
+    levels = flow_sigmas(4, 7.0)
+    whole, beginning = (
+        list(sample(DIT, NOISE, prompt(), sigmas=sigmas, solver=SOLVERS[name])) for sigmas in (levels, levels[:3])
+    )
+    for part, full in zip(beginning, whole, strict=False):
+        assert torch.equal(part.denoised, full.denoised)
+        assert torch.equal(part.x, full.x)
+
+
+@pytest.mark.parametrize("name", ["dpm++ 2m", "unipc"])
+def test_a_multistep_run_that_ends_early_is_the_beginning_of_the_whole(name: str) -> None:
+    levels = flow_sigmas(6, 7.0)
+    whole, beginning = (
+        list(sample(DIT, NOISE, prompt(), sigmas=sigmas, solver=SOLVERS[name])) for sigmas in (levels, levels[:4])
+    )
+    assert len(beginning) == 3
+    for part, full in zip(beginning, whole, strict=False):
+        assert torch.equal(part.x, full.x)
