@@ -24,6 +24,7 @@ from hyvideo_core.types import Conditioning, Interval
 from . import host, transformer
 from .adapt import HostConditioning, from_host_conditioning, host_latent, latent_samples
 from .handles import CATEGORY, HyvModel, ModelHandle
+from .schedule import denoise_input, shift_input, steps_input
 
 logger = logging.getLogger(__name__)
 
@@ -46,40 +47,9 @@ class HyvSampler(io.ComfyNode):
                 ),
                 io.Conditioning.Input("positive", tooltip="The prompt."),
                 io.Latent.Input("latent", tooltip="Size and length, or a video to change (with denoise below 1)."),
-                io.Int.Input(
-                    "steps",
-                    default=30,
-                    min=1,
-                    max=1000,
-                    tooltip="More is finer and slower; 30 to 50. Fast checkpoints take 6.",
-                ),
-                io.Float.Input(
-                    "shift",
-                    default=7.0,
-                    min=0.01,
-                    max=100.0,
-                    step=0.01,
-                    tooltip="More steps go to the coarse structure when higher: 7 to 9; 17 for Fast checkpoints and "
-                    "for image-to-video without stability.",
-                ),
-                io.Float.Input(
-                    "guidance",
-                    default=6.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="Embedded guidance of distilled checkpoints: how closely to follow the prompt, at no extra "
-                    "time. A value that FluxGuidance put into the positive prompt wins.",
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=1.0,
-                    min=1.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="True guidance against the negative prompt; above 1 each step takes twice the time. Leave "
-                    "at 1 for distilled checkpoints.",
-                ),
+                steps_input(),
+                shift_input(),
+                *_guidance_inputs(),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -88,73 +58,10 @@ class HyvSampler(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="The same seed gives the same video.",
                 ),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.01,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="How much of the latent to replace: 1 starts from pure noise, lower keeps more of it.",
-                ),
+                denoise_input(),
                 io.Conditioning.Input("negative", optional=True, tooltip="What to avoid; needed if cfg is above 1."),
-                io.Float.Input(
-                    "cfg_start",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    advanced=True,
-                    optional=True,
-                    tooltip="Part of the steps at which cfg begins.",
-                ),
-                io.Float.Input(
-                    "cfg_end",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    advanced=True,
-                    optional=True,
-                    tooltip="Part of the steps at which cfg ends.",
-                ),
-                io.Float.Input(
-                    "guidance_rescale",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    advanced=True,
-                    optional=True,
-                    tooltip="Brings over-saturated results of high cfg back; 0 is off, 0.7 is usual.",
-                ),
-                io.Combo.Input(
-                    "solver",
-                    options=list(SOLVERS),
-                    default="euler",
-                    optional=True,
-                    tooltip="How a step is made. euler is the original's; dpm++ 2m and unipc need fewer steps; heun "
-                    "takes two evaluations a step; euler stochastic and lcm add noise, lcm for few-step checkpoints.",
-                ),
-                io.Sigmas.Input(
-                    "sigmas",
-                    optional=True,
-                    tooltip="Noise levels from 1 down, from HyVideo Schedule or a native scheduler node. They replace "
-                    "steps, shift and denoise.",
-                ),
-                io.Boolean.Input(
-                    "add_noise",
-                    default=True,
-                    advanced=True,
-                    optional=True,
-                    tooltip="Off if the latent has its noise already: the second sampler of a schedule that was split.",
-                ),
-                io.Boolean.Input(
-                    "batched_cfg",
-                    default=False,
-                    advanced=True,
-                    optional=True,
-                    tooltip="With cfg above 1, both prompts at once: faster for small videos, with more memory.",
-                ),
+                *_advanced_guidance_inputs(),
+                *_solver_inputs(),
             ],
             outputs=[io.Latent.Output("latent", tooltip="The finished latent, for HyVideo Decode or VAE Decode.")],
             hidden=[io.Hidden.unique_id],
@@ -204,6 +111,92 @@ class HyvSampler(io.ComfyNode):
         return io.NodeOutput(host_latent(x / HUNYUAN_VIDEO_VAE.scaling_factor))
 
 
+def _guidance_inputs() -> list[io.Input]:
+    return [
+        io.Float.Input(
+            "guidance",
+            default=6.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            tooltip="Embedded guidance of distilled checkpoints: how closely to follow the prompt, at no extra "
+            "time. A value that FluxGuidance put into the positive prompt wins.",
+        ),
+        io.Float.Input(
+            "cfg",
+            default=1.0,
+            min=1.0,
+            max=100.0,
+            step=0.1,
+            tooltip="True guidance against the negative prompt; above 1 each step takes twice the time. Leave "
+            "at 1 for distilled checkpoints.",
+        ),
+    ]
+
+
+def _advanced_guidance_inputs() -> list[io.Input]:
+    ends = [("cfg_start", 0.0, "begins"), ("cfg_end", 1.0, "ends")]
+    return [
+        *(
+            io.Float.Input(
+                name,
+                default=default,
+                min=0.0,
+                max=1.0,
+                step=0.01,
+                advanced=True,
+                optional=True,
+                tooltip=f"Part of the steps at which cfg {does}.",
+            )
+            for name, default, does in ends
+        ),
+        io.Float.Input(
+            "guidance_rescale",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            advanced=True,
+            optional=True,
+            tooltip="Brings over-saturated results of high cfg back; 0 is off, 0.7 is usual.",
+        ),
+    ]
+
+
+def _solver_inputs() -> list[io.Input]:
+    return [
+        io.Combo.Input(
+            "solver",
+            options=list(SOLVERS),
+            default="euler",
+            optional=True,
+            tooltip="How a step is made. euler is the original's; dpm++ 2m and unipc look back, for fewer steps; heun "
+            "takes two evaluations a step; euler stochastic and lcm add noise, lcm for few-step checkpoints.",
+        ),
+        io.Sigmas.Input(
+            "sigmas",
+            optional=True,
+            tooltip="Noise levels from 1 down, from HyVideo Schedule or a native scheduler node. They replace "
+            "steps, shift and denoise.",
+        ),
+        io.Boolean.Input(
+            "add_noise",
+            default=True,
+            advanced=True,
+            optional=True,
+            tooltip="Off if the latent has its noise already: the second sampler of a schedule that was split.",
+        ),
+        io.Boolean.Input(
+            "batched_cfg",
+            default=False,
+            advanced=True,
+            optional=True,
+            tooltip="With cfg above 1, both prompts in one evaluation, with the memory of twice as many clips. The "
+            "result is the same but for rounding.",
+        ),
+    ]
+
+
 @dataclass(frozen=True)
 class Sampling:
     """What ``sample`` takes beside the transformer, the latent and the extensions."""
@@ -249,7 +242,7 @@ def _run(
     # Whatever is wrong with the inputs is said before 25 GB are read for them.
     config = transformer.checked_config(model)
     check_run(config, x, sampling.positive, sampling.negative, sampling.guidance, model.extensions)
-    hosted = transformer.loaded(model, tuple(x.shape))
+    hosted = transformer.loaded(model, (len(x) * sampling.guidance.prompts_at_once, *x.shape[1:]))
     extensions = [
         OnBlock(check=host.check_interrupt),
         BlockSwap(waiting=hosted.waiting),

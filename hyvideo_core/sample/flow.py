@@ -49,7 +49,7 @@ class Flow:
     def _guided(
         self, predict: Predict, positive: Evaluation, branches: Sequence[Branch], active: Sequence[Running]
     ) -> torch.Tensor:
-        found = dict(self._evaluated(predict, positive, branches))
+        found = self._evaluated(predict, positive, branches)
         conditional = Conditional(positive, found["positive"])
         out = conditional.velocity
         for branch in branches:

@@ -18,7 +18,7 @@ class Guidance:
     ``embedded`` is the scale a distilled checkpoint takes as input (6 by default; ignored by others).
     ``cfg`` above 1 evaluates the negative prompt too, within ``interval`` of the steps. ``rescale`` (0–1)
     brings the guided velocity back towards the spread of the unguided one. ``batched`` evaluates both prompts at
-    once, as the original does: faster on small videos, with more memory; the same but for rounding.
+    once, as the original does, with the memory of twice as many clips; the result is the same but for rounding.
     """
 
     embedded: float = 6.0
@@ -33,6 +33,11 @@ class Guidance:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be a finite number.")
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"rescale is {self.rescale}, but must lie between 0 and 1.")
+
+    @property
+    def prompts_at_once(self) -> int:
+        """How many times the latent's batch one evaluation may hold."""
+        return 2 if self.batched and self.cfg > 1 else 1
 
     def uses_negative(self, step: int, steps: int) -> bool:
         """Whether the negative prompt is evaluated in this step."""

@@ -130,7 +130,7 @@ def _steps(
             velocity = flow.velocity(x, sigma, index)
             denoised = hold(x + velocity * (clean - sigma))
             here = solver.correct(Estimate(sigma, x, velocity, denoised), past)
-            road = Road(past, partial(_ask, flow, hold, index), partial(step_noise, x, seed, index))
+            road = Road(past, partial(_ask, flow, hold, index), partial(level_noise, x, seed, sigma_next))
             x = hold(solver.advance(here, sigma_next, road))
             past = [here, *past][:PAST]
             yield Step(index, sigma, x, denoised)
@@ -146,7 +146,7 @@ def _ask(
     return flow.velocity(hold(x), sigma, index, stage=1)
 
 
-def step_noise(like: torch.Tensor, seed: int, step: int) -> torch.Tensor:
-    """Noise of a step, the same on every device."""
-    generator = torch.Generator().manual_seed(random.Random(f"{seed} {step}").getrandbits(63))
+def level_noise(like: torch.Tensor, seed: int, sigma: float) -> torch.Tensor:
+    """Noise to bring a latent to the level σ with, the same on every device and wherever a run began."""
+    generator = torch.Generator().manual_seed(random.Random(f"{seed} {sigma!r}").getrandbits(63))
     return torch.randn(like.shape, generator=generator).to(like.device)

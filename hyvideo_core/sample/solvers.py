@@ -1,8 +1,8 @@
 """Solvers of the flow's differential equation dx/dσ = v(x, σ), each a pure function of one step.
 
 A solver takes the model's estimate at the point where it is, the noise level to go to, and the ``Road``: estimates of
-earlier steps, a way to ask the model elsewhere, and noise. It returns the latent at the next level. All are in float32
-and speak the flow's own terms: α = 1 − σ, λ = log(α/σ), and the clean estimate D = x − σ·v.
+earlier steps, a way to ask the model elsewhere, and noise. It returns the latent at the next level. All
+speak the flow's own terms: α = 1 − σ, λ = log(α/σ), and the clean estimate D = x − σ·v.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Road:
     """What a solver may look at beside the point where it is.
 
     ``past`` are the estimates of the steps before, the last one first; ``ask`` is the model's velocity at another x
-    and σ; ``noise`` is fresh noise of the latent's shape, the same for the same seed and step.
+    and σ; ``noise`` is fresh noise of the latent's shape, the same for the same seed and level.
     """
 
     past: Sequence[Estimate]

@@ -228,6 +228,18 @@ def test_batched_guidance_equals_one_prompt_after_the_other(lengths: tuple[int, 
     assert [(each.branch, len(each.x)) for each in seen] == [("negative and positive", 2 * rows)] * STEPS
 
 
+@pytest.mark.parametrize(
+    ("guidance", "at_once"),
+    [(Guidance(batched=True), 1), (Guidance(cfg=3), 1), (Guidance(cfg=3, batched=True), 2)],
+    ids=["no cfg", "sequential", "batched"],
+)
+def test_guidance_says_how_much_larger_an_evaluation_is_than_the_batch(guidance: Guidance, at_once: int) -> None:
+    seen: list[Evaluation] = []
+    run(negative=NEGATIVE, guidance=guidance, extensions=[Spy(seen)])
+    assert {len(each.x) for each in seen} == {at_once * len(NOISE)}
+    assert guidance.prompts_at_once == at_once
+
+
 BASE = Guidance(embedded=6.0, cfg=3.0)
 
 

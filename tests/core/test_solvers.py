@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from golden_data import rel_l2
 from hyvideo_core.sample import Step, flow_sigmas, sample
+from hyvideo_core.sample.run import level_noise
 from hyvideo_core.sample.solvers import PAST, SOLVERS, Estimate, Road, Solver
 
 DETERMINISTIC = ("euler", "heun", "dpm++ 2m", "unipc")
@@ -150,12 +151,21 @@ def test_a_solver_that_needs_falling_levels_says_so() -> None:
         list(sample(DIT, NOISE, prompt(), sigmas=flow_sigmas(4, 7.0, reverse=False), solver=SOLVERS["unipc"]))
 
 
-def test_the_noise_of_a_step_is_fresh_in_every_step() -> None:
-    from hyvideo_core.sample.run import step_noise
-
-    one, two = step_noise(NOISE, 5, 0), step_noise(NOISE, 5, 1)
+def test_the_noise_of_a_level_is_its_own() -> None:
+    one, two = level_noise(NOISE, 5, 0.5), level_noise(NOISE, 5, 0.25)
     assert rel_l2(one, two) > 0.5
-    assert torch.equal(one, step_noise(NOISE, 5, 0))
+    assert rel_l2(one, level_noise(NOISE, 6, 0.5)) > 0.5
+    assert torch.equal(one, level_noise(NOISE, 5, 0.5))
+
+
+@pytest.mark.parametrize("name", ["euler", "heun", *STOCHASTIC])
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_run_in_two_parts_is_the_whole_for_solvers_without_a_memory(name: str, at: int) -> None:
+    levels = flow_sigmas(4, 7.0)
+    options = {"solver": SOLVERS[name], "seed": 3}
+    first = list(sample(DIT, NOISE, prompt(), sigmas=levels[: at + 1], **options))[-1].x
+    second = list(sample(DIT, first, prompt(), sigmas=levels[at:], **options))[-1].x
+    assert torch.equal(second, list(sample(DIT, NOISE, prompt(), sigmas=levels, **options))[-1].x)
 
 
 @pytest.mark.parametrize("name", ["euler", "heun", "lcm"])

@@ -38,14 +38,35 @@ def test_a_native_schedule_is_taken(latent):
     assert (by_hand - own).norm() / own.norm() < 0.01
 
 
-def test_two_samplers_on_a_split_schedule_make_the_whole(studio, latent):
-    job = jobs.text_to_latent({"model.dtype": "float32", "sampler.sigmas": ["split", 0]}) | schedule()
+@pytest.mark.parametrize("solver", ["euler", "heun", "euler stochastic", "lcm"])
+def test_two_samplers_on_a_split_schedule_make_the_whole(studio, latent, solver):
+    setting = {"model.dtype": "float32", "sampler.solver": solver}
+    job = jobs.text_to_latent(setting | {"sampler.sigmas": ["split", 0]}) | schedule()
     job["split"] = jobs.node("SplitSigmas", sigmas=["levels", 0], step=1)
     second = {**job["sampler"]["inputs"], "sigmas": ["split", 1], "latent": ["sampler", 0], "add_noise": False}
     job["second"] = jobs.node("HyvSampler", **second)
     job["save"]["inputs"]["samples"] = ["second", 0]
-    whole = latent({"model.dtype": "float32"})
+    whole = latent(setting)
     assert (studio.saved_latent(job) - whole).norm() / whole.norm() < 1e-5
+
+
+def planned(studio, changes):
+    """What the plan in the log says of a run."""
+    before = len(studio.server.log.read_text("utf-8", "replace"))
+    studio.latent(changes)
+    log = studio.server.log.read_text("utf-8", "replace")[before:]
+    return [line.partition("plan: ")[2] for line in log.splitlines() if "plan: " in line]
+
+
+def test_batched_cfg_is_planned_as_twice_as_many_clips(studio):
+    cfg = {"sampler.cfg": 3.0, "sampler.negative": ["prompt", 1]}
+    large = {"size.resolution.width": 640, "size.resolution.height": 640, "sampler.steps": 1}
+    one, batched, two = (
+        planned(studio, cfg | large | {"sampler.seed": 5} | more)
+        for more in ({}, {"sampler.batched_cfg": True}, {"size.batch_size": 2})
+    )
+    assert one
+    assert batched == two != one
 
 
 def test_batched_cfg_is_the_same_but_for_rounding(latent):

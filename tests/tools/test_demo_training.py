@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -205,3 +207,29 @@ def test_captions_label_what_is_said() -> None:
     one = replace(caption, things=caption.things[:1])
     assert train_text.labels_of(one)[4:8] == [0, 0, 0, 0]
     assert train_text.labels_of(one)[-1] == 0
+
+
+def test_a_stage_begins_where_the_one_before_ended_and_what_is_done_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, read, seen = Recipe(steps=3, rate=0.1, warmup=1, average=0.5), [], []
+    stages = {name: train_dit.Stage(recipe, (each,)) for name, each in zip("ab", train_dit.GEOMETRIES, strict=False)}
+
+    def loss(module: nn.Linear, _batch: object, _draw: Draw) -> Tensor:
+        seen.append(module.bias.detach().clone())
+        return (module.bias - 9.0).square().mean()
+
+    monkeypatch.setattr(train_dit, "STAGES", stages)
+    monkeypatch.setattr(train_dit, "DiT", lambda _config: nn.Linear(2, 2))
+    monkeypatch.setattr(train_dit, "initialised", lambda module: module)
+    monkeypatch.setattr(train_dit, "Training", partial(Training, folder=tmp_path))
+    monkeypatch.setattr(train_dit, "Data", lambda geometries: (read.append(geometries), Mock())[1])
+    monkeypatch.setattr(train_dit, "loss", loss)
+    train_dit.main()
+    assert read == [stage.geometries for stage in stages.values()]
+    first, second = (torch.load(tmp_path / f"{name}.pt")["averaged"]["bias"] for name in "ab")
+    assert torch.equal(seen[recipe.steps], first)
+    assert (second > first).all()
+    train_dit.main()
+    assert (len(read), len(seen)) == (2, 2 * recipe.steps)
+    assert torch.equal(torch.load(tmp_path / "b.pt")["averaged"]["bias"], second)
