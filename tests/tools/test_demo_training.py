@@ -196,6 +196,16 @@ def test_the_longest_captions_fit_what_blocks_are_compiled_for(image: bool) -> N
     assert most <= train_dit.TEXT_TOKENS[image][-1] - 8, "longer ones are rarer, but there are some"
 
 
+@pytest.mark.parametrize("share", [None, 0.0, 0.65])
+def test_a_batch_shows_two_things_as_often_as_its_stage_says(share: float | None) -> None:
+    scenes = [random_scene(random.Random(seed), 64, 64) for seed in range(300)]
+    chosen = train_dit.chosen_clips(random.Random(5), scenes, share)
+    assert len(set(chosen)) == train_dit.BATCH, "no clip comes twice"
+    part = sum(len(scenes[place].things) == 2 for place in chosen) / train_dit.BATCH
+    in_world = sum(len(scene.things) == 2 for scene in scenes) / len(scenes)
+    assert part == pytest.approx(in_world if share is None else share, abs=0.15 if share is None else 0.01)
+
+
 def test_captions_label_what_is_said() -> None:
     rng = random.Random(3)
     scene = random_scene(rng, 64, 64, things=2)
@@ -223,7 +233,7 @@ def test_a_stage_begins_where_the_one_before_ended_and_what_is_done_is_not_done_
     monkeypatch.setattr(train_dit, "DiT", lambda _config: nn.Linear(2, 2))
     monkeypatch.setattr(train_dit, "initialised", lambda module: module)
     monkeypatch.setattr(train_dit, "Training", partial(Training, folder=tmp_path))
-    monkeypatch.setattr(train_dit, "Data", lambda geometries: (read.append(geometries), Mock())[1])
+    monkeypatch.setattr(train_dit, "Data", lambda stage: (read.append(stage.geometries), Mock())[1])
     monkeypatch.setattr(train_dit, "loss", loss)
     train_dit.main()
     assert read == [stage.geometries for stage in stages.values()]

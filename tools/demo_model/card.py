@@ -78,14 +78,17 @@ def data() -> Iterator[str]:
     yield "## Data\n"
     ways = [pair for motion in DIRECTIONS for pair in pairs(motion)]
     kept = sum(is_kept(*pair) for pair in ways)
-    shares = (train_text.PARTIAL_CAPTION, train_dit.PARTIAL_CAPTION, train_lora.PARTIAL_CAPTION)
+    stages = train_dit.STAGES.values()
+    shares = (train_text.PARTIAL_CAPTION, *(stage.partial for stage in stages), train_lora.PARTIAL_CAPTION)
     partial = ", ".join(f"{share:.0%}" for share in shares)
+    pairs = list(stages)[-1].pairs
+    assert pairs is not None
     yield (
         f"One or two objects of {len(COLORS)} colours ({', '.join(COLORS)}), {len(SHAPES)} shapes "
         f"({', '.join(SHAPES)}) and {len(MOTIONS)} motions ({', '.join(MOTIONS)}), at two speeds, never overlapping, "
         "on a background of another colour. Captions are made from "
         f"{len({*FRAMES, *BARE_FRAMES})} sentence frames with synonyms; {partial} "
-        "of those for the text encoders, the transformer and the LoRA leave something unsaid. Kept for tests: one in "
+        "of those for the text encoders, the transformer's stages and the LoRA leave something unsaid. Kept for tests: one in "
         f"{HELD_OUT} combinations of colour, shape and motion, {len(HELD_OUT_FRAMES)} sentence frames, and {kept} of "
         f"{len(ways)} pairs of verb and direction.\n"
     )
@@ -93,7 +96,8 @@ def data() -> Iterator[str]:
     yield (
         "The transformer saw the latents of these clips, with a new caption each time, first with objects anywhere, "
         "then with them halfway in the middle, or two side by side or one above the other in the order of the caption, "
-        f"give or take {STRAY_PX:g} px: {counts}.\n"
+        f"give or take {STRAY_PX:g} px: {counts}. In the last stage and the distillation {pairs:.0%} of a batch show "
+        "two objects.\n"
     )
 
 

@@ -17,11 +17,11 @@ from hyvideo_core.sample.schedule import TIMESTEP_SCALE
 from hyvideo_core.weights.dit import load_dit
 from tools.demo_model import files
 from tools.demo_model.dit_forward import forward
-from tools.demo_model.train_dit import CONFIG, Batch, Data, noisy, zero
+from tools.demo_model.train_dit import CONFIG, STAGES, Batch, Data, noisy, zero
 from tools.demo_model.training import DEVICE, Draw, Recipe, Training
 
 STUDENT_CONFIG = replace(CONFIG, guidance_embed=True)
-RECIPE = Recipe(steps=3000, rate=6e-4, muon_rate=1e-3, warmup=100, average=0.998)
+RECIPE = Recipe(steps=2500, rate=6e-4, muon_rate=1e-3, warmup=100, average=0.998)
 SCALES = (1.0, 8.0)
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     torch.manual_seed(0)
     teacher = load_dit(files.I2V, dtype=torch.float32, device=DEVICE).requires_grad_(False)
     student = begun(teacher).to(DEVICE)
-    data = Data()
+    data = Data(list(STAGES.values())[-1])
     nothing = {is_image: data.features([""], image=is_image) for is_image in (False, True)}
 
     def losses(draw: Draw, _step: int) -> dict[str, Tensor]:

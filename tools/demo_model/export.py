@@ -75,7 +75,8 @@ def text() -> None:
 
 def i2v() -> None:
     """The undistilled transformer: text to video with true guidance, and image to video."""
-    module = trained("dit", DiT(train_dit.CONFIG), train_dit.STAGES["dit"].recipe)
+    last, stage = list(train_dit.STAGES.items())[-1]
+    module = trained(last, DiT(train_dit.CONFIG), stage.recipe)
     files.write(files.I2V, module.state_dict(), f"{TITLE}: text and image to video, undistilled")
 
 
