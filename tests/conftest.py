@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A ComfyUI with this pack and the demo models, started once; has ``url``, ``pid``, ``log``, ``output``."""
+    """A ComfyUI with this pack and the toy models, started once; has ``url``, ``pid``, ``log``, ``output``."""
     host = comfyui.locate()
     if host is None:
         pytest.fail("There is no ComfyUI: run the tests with python tools/dev.py test, or set COMFYUI_PATH.")

@@ -1,4 +1,4 @@
-"""From a prompt to an mp4 through a real ComfyUI, with the toy model."""
+"""From a prompt to an mp4 through a real ComfyUI, with the trained demo model of the pack."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from pathlib import Path
 
 from tools.client import ComfyClient, ComfyError, Event, ExecutionFailed, Json
 from tools.console import ToolError, rewrite, step
-from tools.paths import DEMO_BASE, DEMO_MODELS, WORKFLOWS
+from tools.paths import DEMO_BASE, WORKFLOWS
 from tools.server import Server
-from tools.toy_model import build
 
 BAR_WIDTH = 24
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov")
@@ -22,14 +21,14 @@ SEED_INPUTS = ("seed", "noise_seed")
 PROMPT_INPUTS = {"HyvEncodePrompt": "prompt", "CLIPTextEncode": "text"}
 
 
-def run(host: Path, prompt: str, workflow: str, output: Path, seed: int | None) -> int:
-    """Make one video and print where it is."""
+def run(host: Path, prompt: str | None, workflow: str, output: Path, seed: int | None) -> int:
+    """Make one video and print where it is; without ``prompt`` and ``seed`` those of the workflow hold."""
     graph = load_workflow(workflow)
-    set_prompt(graph, prompt)
+    if prompt is not None:
+        set_prompt(graph, prompt)
     if seed is not None:
         set_seed(graph, seed)
-    build.ensure()
-    server = Server(host, DEMO_BASE, models=[DEMO_MODELS], output=output, native_widths=True)
+    server = Server(host, DEMO_BASE, output=output)
     try:
         with step("Starting ComfyUI"):
             server.start()
@@ -49,10 +48,18 @@ def load_workflow(name: str) -> Json:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in WORKFLOWS.glob("*.json")))
         raise ToolError(f"There is no workflow {path}. Known names: {known or 'none'}.")
-    graph = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(graph, dict) or not all(isinstance(n, dict) and "class_type" in n for n in graph.values()):
+    try:
+        graph = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ToolError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(graph, dict) or not all(map(is_node, graph.values())):
         raise ToolError(f"{path} is not a workflow in API format (export it with File → Export (API)).")
     return graph
+
+
+def is_node(value: object) -> bool:
+    """Whether this is a node of the API format."""
+    return isinstance(value, dict) and "class_type" in value and isinstance(value.get("inputs"), dict)
 
 
 def title(graph: Json, node_id: str) -> str:

@@ -1,6 +1,6 @@
 """One entry for everything a developer or a first-time user runs. Needs Python 3.10 or newer, nothing else.
 
-python tools/dev.py demo      from a prompt to an mp4, on any machine, with a toy model
+python tools/dev.py demo      from a prompt to an mp4, on any machine, with the demo model of the pack
 python tools/dev.py test      every check and every test
 python tools/dev.py serve     ComfyUI with this pack, in the browser
 python tools/dev.py doctor    what works here, what is missing and where to get it
@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tools import comfyui, console, environment
 from tools.paths import DEMO_OUTPUT, venv_python
 
-DEFAULT_PROMPT = "A cat walks on the grass, realistic style."
 DEFAULT_WORKFLOW = "hyvideo_demo_t2v"
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -35,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="{demo,test,serve,doctor,workflows}")
     demo = commands.add_parser("demo", help="make a video through a real ComfyUI")
-    demo.add_argument("--prompt", default=DEFAULT_PROMPT, help="what to show (default: %(default)s)")
+    demo.add_argument("--prompt", help="what to show (default: the workflow's)")
     demo.add_argument("--workflow", default=DEFAULT_WORKFLOW, help="name in workflows/api, or a path")
     demo.add_argument("--output", type=Path, default=DEMO_OUTPUT, help="folder of the video")
     demo.add_argument("--seed", type=int, default=None, help="seed of the noise (default: the workflow's)")

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from tools import comfyui, environment, model_files
 from tools.console import ToolError
+from tools.demo_model import files as demo_files
 from tools.model_files import Found
 from tools.paths import HOST_BASE, ROOT
-from tools.toy_model import build
 
 if TYPE_CHECKING:
     import torch
@@ -73,8 +73,8 @@ def verdict(works: bool, models: bool, fits: bool, demo: bool) -> int:
     problems = [text for text, good in (("files are missing", models), ("no GPU has enough memory", fits)) if not good]
     found = f"not possible here, since {' and '.join(problems)}, see above" if problems else "possible"
     say(BAD if problems else GOOD, f"Videos with the real model: {found}")
-    state = "ready" if demo else "not built; " + dev_command("demo")
-    say(GOOD if demo else INFO, f"The demo with a toy model: {state}")
+    state = "possible; " + dev_command("demo") if demo else "not possible: download the pack again"
+    say(GOOD if demo else BAD, f"Videos with the small model of the pack: {state}")
     return 0 if demo or not problems else 1
 
 
@@ -452,7 +452,8 @@ def missing_kinds(found: Sequence[Found]) -> list[str]:
 
 
 def report_demo() -> bool:
-    """Whether the toy model is built."""
-    current = build.is_current()
-    say(GOOD if current else INFO, "built" if current else "not built yet")
-    return current
+    """Whether every file of the small model that comes with the pack is there and whole."""
+    problems = {file: model_files.damage(file) for file in demo_files.ALL}
+    for file, problem in problems.items():
+        say(BAD if problem else GOOD, f"{file}{problem and f': {problem}'}")
+    return not any(problems.values())

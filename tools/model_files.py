@@ -226,6 +226,17 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return {name: tuple(entry["shape"]) for name, entry in header.items()}
 
 
+def damage(path: Path) -> str:
+    """What is wrong with a safetensors file that ought to be there; empty if it is whole."""
+    try:
+        read_shapes(path)
+    except FileNotFoundError:
+        return "missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        return f"damaged: {error}"
+    return ""
+
+
 def classify(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str, bool]:
     """Kind, description, and whether the loaders take such a part; an empty kind for what is not HunyuanVideo's.
 

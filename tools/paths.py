@@ -17,10 +17,10 @@ CACHE = ROOT / ".cache"
 
 HOST_COMFYUI = HOST / "ComfyUI"
 HOST_BASE = HOST / "base"
-DEMO_MODELS = DEMO / "models"
 DEMO_BASE = DEMO / "base"
 DEMO_OUTPUT = DEMO / "output"
 LOGS = CACHE / "logs"
+TOY_MODELS = CACHE / "toy_model"
 
 
 def venv_python() -> Path:

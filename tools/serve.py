@@ -6,18 +6,15 @@ import webbrowser
 from pathlib import Path
 
 from tools.console import step
-from tools.paths import DEMO_MODELS, HOST_BASE, HOST_COMFYUI
+from tools.paths import HOST_BASE, HOST_COMFYUI
 from tools.server import Server
-from tools.toy_model import build
 
 
 def run(host: Path, port: int) -> int:
     """Start the server, open the browser, and wait for the end."""
-    # The demo's files and what lets ComfyUI's own nodes read them, so that every template runs at once.
-    models = [*([] if host == HOST_COMFYUI else [host / "models"]), DEMO_MODELS]
-    server = Server(host, HOST_BASE, models=models, native_widths=True, port=port)
+    models = [] if host == HOST_COMFYUI else [host / "models"]
+    server = Server(host, HOST_BASE, models=models, port=port)
     server.check_port()
-    build.ensure()
     try:
         with step("Starting ComfyUI"):
             server.start()

@@ -32,7 +32,7 @@ class Server:
     """A ComfyUI process. Use it as a context manager: leaving the block always ends the process.
 
     ``base`` holds its custom nodes, inputs, outputs, user data and log. ``models`` are additional models
-    folders. ``native_widths`` installs the demo helper of that name. ``port`` 0 means any free one.
+    folders. ``native_widths`` installs the toy model's helper of that name. ``port`` 0 means any free one.
     """
 
     def __init__(

@@ -14,7 +14,6 @@ from typing import Any
 from tools import workflow_layout as layout
 from tools.paths import DEMO_BASE, ROOT
 from tools.server import PACK_NAME, Server
-from tools.toy_model import build
 from tools.workflow_graphs import WORKFLOWS, Files, Graph, Link, Node
 
 FOLDER = ROOT / "workflows"
@@ -35,8 +34,7 @@ def render_all(object_info: Json) -> dict[Path, str]:
 
 def run(host: Path) -> int:
     """Start the host, ask it about its nodes, write the files."""
-    models = build.ensure()
-    with Server(host, DEMO_BASE, models=[models], native_widths=True) as server, server.client() as client:
+    with Server(host, DEMO_BASE) as server, server.client() as client:
         write_all(client.object_info())
     return 0
 

@@ -35,7 +35,7 @@ from tools.toy_model import build
 
 PROMPT = 'A cat: "walks" on gra/ss?'
 SHOWN = "A cat walks on grass"
-ROOM = 4.0  # GB: enough for the demo model, and the same plan whatever else runs on this machine
+ROOM = 4.0  # GB: enough for the toy model, and the same plan whatever else runs on this machine
 SMALL = ["--video-size", "16", "--video-length", "1", "--infer-steps", "2", "--seed", "7", "--vram", str(ROOM)]
 
 
@@ -52,7 +52,7 @@ Call = Callable[..., Ending]
 
 @pytest.fixture(scope="session")
 def files() -> list[str]:
-    """The arguments that name the demo model."""
+    """The arguments that name the toy model."""
     models = build.ensure()
     named = {"--dit": build.TRANSFORMER, "--vae": build.VAE, "--text-encoder": build.LLAMA, "--clip": build.CLIP}
     return [part for name, file in named.items() for part in (name, str(models / file))]
@@ -83,7 +83,7 @@ def call(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Call:
-    """``generate`` in this process, on the demo model at a small size unless told otherwise."""
+    """``generate`` in this process, on the toy model at a small size unless told otherwise."""
     monkeypatch.setenv("COMFYUI_PATH", comfyui)
 
     def run(*arguments: str) -> Ending:
@@ -115,7 +115,7 @@ def plain(files: list[str], comfyui: str, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="session")
 def lora(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A LoRA for two layers of the demo model."""
+    """A LoRA for two layers of the toy model."""
     width = build.TRANSFORMER_CONFIG["hidden_size"]
     tensors = {}
     for layer in ("double_blocks.0.img_attn_proj", "single_blocks.1.modulation.linear"):
@@ -334,7 +334,7 @@ def test_bad_arguments_end_with_2_and_a_sentence(call: Call, tmp_path: Path, arg
         (["--vae", build.CLIP], "the HunyuanVideo VAE was expected"),
         (["--text-encoder", build.TRANSFORMER], "the language model was expected"),
         (["--clip", build.LLAMA], "CLIP-L's text model was expected"),
-        (["--lora", build.VAE], "hyvideo_demo_vae.safetensors"),
+        (["--lora", build.VAE], "hyvideo_toy_vae.safetensors"),
         (["--attention", "flash2"], "attention 'flash2' cannot be used"),
         (["--vram", "0.01"], "Sampling this size takes at least"),
     ],

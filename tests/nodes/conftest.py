@@ -127,7 +127,7 @@ class Clip:
 
 @pytest.fixture
 def studio(server: Server, client: ComfyClient) -> Studio:
-    """The running server with the demo models."""
+    """The running server with the toy models."""
     return Studio(server, client)
 
 

@@ -1,4 +1,4 @@
-"""Jobs for the demo checkpoint in the API format, small enough to take a fraction of a second.
+"""Jobs for the toy checkpoint in the API format, small enough to take a fraction of a second.
 
 Nodes have readable ids, so ``"sampler.cfg"`` names one input of a job and a server's report names its node.
 """
@@ -11,10 +11,12 @@ from typing import Any
 
 Json = dict[str, Any]
 
-MODEL = "hyvideo_demo_t2v.safetensors"
-VAE = "hyvideo_demo_vae.safetensors"
-LLAMA = "hyvideo_demo_llama.safetensors"
-CLIP = "hyvideo_demo_clip.safetensors"
+MODEL = "hyvideo_toy_t2v.safetensors"
+#: Not distilled.
+IMAGE_MODEL = "hyvideo_toy_i2v.safetensors"
+VAE = "hyvideo_toy_vae.safetensors"
+LLAMA = "hyvideo_toy_llama.safetensors"
+CLIP = "hyvideo_toy_clip.safetensors"
 PROMPT = "A cat walks on the grass, realistic style."
 WIDTH_PX, HEIGHT_PX, FRAMES = 64, 48, 5
 FPS = 24.0

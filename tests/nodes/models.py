@@ -1,4 +1,4 @@
-"""Models of the real architecture that a test needs beside the demo ones: cheap, deep or big."""
+"""Models of the real architecture that a test needs beside the toy ones: cheap, deep or big."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def transformer(dtype: torch.dtype = torch.bfloat16, **changes: int | bool) -> Tensors:
-    """The demo transformer with another ``hidden_size`` or ``heads``, other numbers of blocks, or not distilled."""
+    """The toy transformer with another ``hidden_size`` or ``heads``, other numbers of blocks, or not distilled."""
     return build.tensors(DiT(DiTConfig(**{**build.TRANSFORMER_CONFIG, **changes})), dtype)
 
 

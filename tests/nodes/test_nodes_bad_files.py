@@ -15,13 +15,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
-from tools.paths import DEMO_MODELS
+from tools.paths import TOY_MODELS
 
-TRANSFORMER = DEMO_MODELS / "diffusion_models" / jobs.MODEL
+TRANSFORMER = TOY_MODELS / "diffusion_models" / jobs.MODEL
 KINDS = {
-    "a VAE": DEMO_MODELS / "vae" / jobs.VAE,
-    "a CLIP text encoder": DEMO_MODELS / "text_encoders" / jobs.CLIP,
-    "a language model": DEMO_MODELS / "text_encoders" / jobs.LLAMA,
+    "a VAE": TOY_MODELS / "vae" / jobs.VAE,
+    "a CLIP text encoder": TOY_MODELS / "text_encoders" / jobs.CLIP,
+    "a language model": TOY_MODELS / "text_encoders" / jobs.LLAMA,
     "a HunyuanVideo transformer": TRANSFORMER,
 }
 LORA = {

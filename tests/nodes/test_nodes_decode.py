@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tools.paths import DEMO_MODELS
+from tools.paths import TOY_MODELS
 from tools.toy_model import build
 
 TWO_PARTS = {"size.frames": 17, "decode.tiling.tile_frames": 8, "decode.tiling.tile_size": 64}
@@ -52,7 +52,7 @@ def test_planned_tiles_are_the_default(studio):
 
 
 def test_nan_in_a_part_is_an_error_and_nothing_is_written(studio, place):
-    tensors = load_file(DEMO_MODELS / "vae" / jobs.VAE)
+    tensors = load_file(TOY_MODELS / "vae" / jobs.VAE)
     tensors["decoder.conv_out.conv.bias"][:] = torch.nan
     place("vae/broken.safetensors", tensors)
     job = decoded_to_video(TWO_PARTS | {"vae.vae": "broken.safetensors", "decode.filename_prefix": "nan/clip"})
@@ -75,7 +75,7 @@ def test_a_stop_while_decoding_to_video_leaves_no_file(studio):
 
 
 def test_nan_frames_are_an_error_where_they_are_encoded(studio, place):
-    weights = load_file(DEMO_MODELS / "vae" / jobs.VAE)
+    weights = load_file(TOY_MODELS / "vae" / jobs.VAE)
     weights["quant_conv.bias"].fill_(float("nan"))
     build.write(place("vae/nan.safetensors", b""), weights, {"config": '{"norm_num_groups": 32}'})
     message = studio.failure(jobs.video_to_latent({"vae.vae": "nan.safetensors"}))

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 import models
-from tools.paths import DEMO_MODELS
+from tools.paths import TOY_MODELS
 
 #: What readings of the same state differ by. Everything that could be left behind is made at least thrice as large.
 GROWTH_MIB = 15
@@ -89,7 +89,7 @@ def test_alternating_models_do_not_pile_up(studio, place, big_bf16):
     names = ["first.safetensors", "second.safetensors"]
     for name in names:
         place(f"diffusion_models/{name}", big_bf16)
-        models.write_vae(place(f"vae/{name}", b""), load_file(DEMO_MODELS / "vae" / jobs.VAE), norm_groups=32)
+        models.write_vae(place(f"vae/{name}", b""), load_file(TOY_MODELS / "vae" / jobs.VAE), norm_groups=32)
     assert size_mib(big_bf16) >= 3 * GROWTH_MIB
     levels, frames = [], []
     for name in names * 2:

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from hyvideo_core.ops import fp8
-from tools.paths import DEMO_MODELS
+from tools.paths import TOY_MODELS
 from tools.toy_model import build
 
-WEIGHTS = DEMO_MODELS / "diffusion_models" / jobs.MODEL
+WEIGHTS = TOY_MODELS / "diffusion_models" / jobs.MODEL
 LORA_LAYER = "double_blocks.1.img_attn_qkv"
 
 

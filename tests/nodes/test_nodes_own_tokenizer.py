@@ -21,7 +21,7 @@ Place = Callable[[str, bytes | Mapping[str, torch.Tensor]], Path]
 
 
 def llama(tokenizer: str) -> bytes:
-    """A language model of ``ROWS`` tokens whose width the demo transformer takes."""
+    """A language model of ``ROWS`` tokens whose width the toy transformer takes."""
     from transformers import LlamaConfig, LlamaModel
 
     config = {**build.LLAMA_CONFIG, "vocab_size": ROWS}
@@ -31,7 +31,7 @@ def llama(tokenizer: str) -> bytes:
 
 
 def clip(tokenizer: str) -> bytes:
-    """CLIP's text model of ``ROWS`` tokens whose width the demo transformer takes."""
+    """CLIP's text model of ``ROWS`` tokens whose width the toy transformer takes."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = {**build.CLIP_CONFIG, "vocab_size": ROWS}

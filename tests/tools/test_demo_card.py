@@ -10,19 +10,26 @@ import pytest
 from tools.demo_model import card, files
 from tools.demo_model.__main__ import PARTS, main
 from tools.demo_model.training import Recipe
+from tools.paths import SHIPPED_MODELS
 
 
 def test_the_card_lists_every_shipped_file_with_its_size() -> None:
     text = "\n".join(card.sizes())
-    shipped = [path for path in files.ALL if path.is_file()]
-    assert shipped
-    for path in shipped:
+    for path in files.ALL:
         assert f"`{path.parent.name}/{path.name}`" in text
         assert f" {path.stat().st_size / 1e6:.2f} |" in text
 
 
 def test_all_files_together_stay_within_16_mb() -> None:
-    assert sum(path.stat().st_size for path in files.ALL if path.is_file()) <= 16_000_000
+    shipped = [path for path in SHIPPED_MODELS.rglob("*") if path.is_file()]
+    assert set(files.ALL) <= set(shipped)
+    assert sum(path.stat().st_size for path in shipped) <= 16_000_000
+
+
+def test_the_card_is_what_its_parts_say_now() -> None:
+    assert card.CARD.read_text("utf-8") == "\n".join(card.card()) + "\n", (
+        "write it anew: python -m tools.demo_model card"
+    )
 
 
 @pytest.mark.parametrize("entries", [1, 7, 100])

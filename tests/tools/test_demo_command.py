@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
+import torch
 
 from tools import demo
 from tools.client import Event, ExecutionFailed
 from tools.console import ToolError
+from tools.demo_model.judge import obedience, see
+from tools.demo_model.world import Scene, Thing
+from tools.paths import ROOT
 
 GRAPH = {
     "1": {"class_type": "HyvEncodePrompt", "inputs": {"prompt": "old"}},
@@ -52,6 +60,16 @@ def test_a_workflow_in_ui_format_is_refused_with_the_way_to_export_it(tmp_path: 
         demo.load_workflow(str(tmp_path / "ui.json"))
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("{", "cannot be read"), ("[1]", "Export"), ('{"1": {"class_type": "X"}}', "Export"), ("null", "Export")],
+)
+def test_a_broken_workflow_is_refused(tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(ToolError, match=words):
+        demo.load_workflow(str(tmp_path / "x.json"))
+
+
 def step(value: int) -> Event:
     return Event("progress", {"node": "3", "value": value, "max": 4})
 
@@ -83,3 +101,26 @@ def test_the_video_is_found_among_previews_and_images() -> None:
     assert demo.finished_video({"outputs": outputs}, Path("out")) == Path("out/s/b.mp4")
     with pytest.raises(ToolError, match="saved no file"):
         demo.finished_video({"outputs": {}}, Path("out"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("prompt", "background", "thing"),
+    [
+        ("a red circle moving left on a white background", "white", Thing("red", "circle", "left", "")),
+        ("A yellow triangle grows. The background is blue.", "blue", Thing("yellow", "triangle", "grow", "")),
+    ],
+)
+def test_the_command_makes_the_video_that_the_prompt_describes(
+    tmp_path: Path, prompt: str, background: str, thing: Thing
+) -> None:
+    command = [sys.executable, str(ROOT / "tools" / "dev.py"), "demo", "--prompt", prompt, "--output", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    path = Path(done.stdout.splitlines()[-1])
+    assert path.is_relative_to(tmp_path)
+    with av.open(str(path)) as container:
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    clip = torch.from_numpy(frames).movedim(-1, 0) / 127.5 - 1
+    verdict = obedience(see(clip), Scene(clip.shape[3], clip.shape[2], background, (thing,)))
+    assert verdict.all, verdict

@@ -79,6 +79,11 @@ def test_an_initialised_transformer_predicts_nothing_yet() -> None:
         assert not dit(torch.randn(1, 16, 2, 4, 4), *inputs).any()
 
 
+def test_the_usual_guidance_stands_for_the_best_cfg_and_1_for_none() -> None:
+    given = torch.tensor([1.0, distill.USUAL_GUIDANCE])
+    assert distill.cfg_of(given).tolist() == [1.0, distill.BEST_CFG]
+
+
 def test_a_student_begins_as_its_teacher_at_every_scale() -> None:
     teacher = DiT(train_dit.CONFIG)
     student = distill.begun(teacher)

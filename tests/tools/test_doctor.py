@@ -24,6 +24,7 @@ from hyvideo_core.ops import fp8
 from hyvideo_core.weights import inspect_dit
 from tools import comfyui, dev, doctor, environment, model_files
 from tools.console import ToolError
+from tools.demo_model import files as demo_files
 from tools.paths import ROOT
 from tools.toy_model import build
 
@@ -202,7 +203,7 @@ def test_a_modules_version_is_that_of_its_package() -> None:
 
 
 @pytest.fixture(scope="module")
-def demo_models() -> Path:
+def toy_models() -> Path:
     return build.ensure()
 
 
@@ -211,9 +212,9 @@ def describe() -> model_files.Describe:
     return model_files.loaders()
 
 
-def test_what_the_loaders_take_is_found(demo_models: Path, describe: model_files.Describe) -> None:
+def test_what_the_loaders_take_is_found(toy_models: Path, describe: model_files.Describe) -> None:
     found = {
-        file.path.relative_to(demo_models).as_posix(): file.kind for file in model_files.scan([demo_models], describe)
+        file.path.relative_to(toy_models).as_posix(): file.kind for file in model_files.scan([toy_models], describe)
     }
     assert found[build.TRANSFORMER] == model_files.TRANSFORMER
     assert found[build.VAE] == model_files.VAE
@@ -221,10 +222,10 @@ def test_what_the_loaders_take_is_found(demo_models: Path, describe: model_files
 
 @pytest.mark.parametrize(("name", "kind"), [(build.TRANSFORMER, "transformer"), (build.VAE, "VAE")])
 def test_pickles_are_opened_by_the_loaders_and_only_named_without_them(
-    tmp_path: Path, demo_models: Path, describe: model_files.Describe, name: str, kind: str
+    tmp_path: Path, toy_models: Path, describe: model_files.Describe, name: str, kind: str
 ) -> None:
     path = tmp_path / {"transformer": "mp_rank_00_model_states.pt", "VAE": "pytorch_model.pt"}[kind]
-    torch.save({"module": load_file(demo_models / name)}, path)
+    torch.save({"module": load_file(toy_models / name)}, path)
     found = model_files.recognise(path, describe)
     assert found is not None
     assert found.kind == kind
@@ -338,9 +339,9 @@ def test_the_published_sizes_are_those_of_the_official_file(tmp_path: Path) -> N
 
 
 def test_the_files_that_are_here_are_planned_instead(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, demo_models: Path
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, toy_models: Path
 ) -> None:
-    files = [full_size(tmp_path / "big.safetensors"), demo_models / build.TRANSFORMER]
+    files = [full_size(tmp_path / "big.safetensors"), toy_models / build.TRANSFORMER]
     found = [model_files.Found(file, model_files.TRANSFORMER, "") for file in files]
     refused = model_files.Found(tmp_path / "refused.safetensors", model_files.TRANSFORMER, "", usable=False)
     _, lines = memory_report(monkeypatch, capsys, 80, found=(refused, *found))
@@ -393,9 +394,9 @@ def test_one_diffusers_file_is_a_transformer() -> None:
 
 
 def test_a_gguf_is_told_by_its_architecture_and_the_loaders(
-    tmp_path: Path, demo_models: Path, describe: model_files.Describe
+    tmp_path: Path, toy_models: Path, describe: model_files.Describe
 ) -> None:
-    path = gguf_file(tmp_path / "x.gguf", "hyvid", load_file(demo_models / build.TRANSFORMER))
+    path = gguf_file(tmp_path / "x.gguf", "hyvid", load_file(toy_models / build.TRANSFORMER))
     for loaders in (describe, None):
         found = model_files.recognise(path, loaders)
         assert found is not None
@@ -466,6 +467,26 @@ def test_a_users_comfyui_is_known_by_the_variable(monkeypatch: pytest.MonkeyPatc
     assert comfyui.is_users_own() == (comfyui.enclosing() is not None)
     monkeypatch.setenv(comfyui.VARIABLE, "somewhere")
     assert comfyui.is_users_own()
+
+
+def test_the_shipped_model_is_found_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.report_demo()
+    assert capsys.readouterr().out.count(doctor.GOOD) == len(demo_files.ALL)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"version https://git-lfs.github.com/spec/v1", b"\xff" * 300])
+def test_a_shipped_file_that_is_missing_or_damaged_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "demo.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setattr(demo_files, "ALL", (demo_files.VAE, path))
+    assert not doctor.report_demo()
+    good, bad = capsys.readouterr().out.splitlines()[:2]
+    assert doctor.GOOD in good
+    assert doctor.BAD in bad
+    assert ("missing" if content is None else "damaged") in bad
 
 
 @pytest.mark.parametrize("users_own", [True, False])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tools import model_files
+from tools import model_files, tensor_file
 from tools.client import ComfyClient
 from tools.server import NATIVE_WIDTHS
 from tools.toy_model import build
@@ -43,9 +43,9 @@ def test_a_prefix_is_added_only_where_it_lacks() -> None:
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "vae" / "x.safetensors"
-    build.write(path, {"a": torch.ones(2)}, {})
+    tensor_file.write(path, {"a": torch.ones(2)}, {})
     with pytest.raises(Exception, match=r".+"):
-        build.write(path, {"a": "not a tensor"}, {})
+        tensor_file.write(path, {"a": "not a tensor"}, {})
     with safe_open(str(path), "pt") as file:
         assert torch.equal(file.get_tensor("a"), torch.ones(2))
 
@@ -77,7 +77,7 @@ def test_every_weight_is_finite_and_none_is_constant(models: Path) -> None:
 
 
 @pytest.mark.server
-def test_the_hosts_own_text_and_vae_nodes_run_on_the_demo_files(client: ComfyClient) -> None:
+def test_the_hosts_own_text_and_vae_nodes_run_on_the_toy_files(client: ComfyClient) -> None:
     graph = {
         "1": {"class_type": "DualCLIPLoader", "inputs": {
             "clip_name1": Path(build.CLIP).name, "clip_name2": Path(build.LLAMA).name, "type": "hunyuan_video"}},

@@ -88,9 +88,9 @@ def data() -> Iterator[str]:
         f"({', '.join(SHAPES)}) and {len(MOTIONS)} motions ({', '.join(MOTIONS)}), at two speeds, never overlapping, "
         "on a background of another colour. Captions are made from "
         f"{len({*FRAMES, *BARE_FRAMES})} sentence frames with synonyms; {partial} "
-        "of those for the text encoders, the transformer's stages and the LoRA leave something unsaid. Kept for tests: one in "
-        f"{HELD_OUT} combinations of colour, shape and motion, {len(HELD_OUT_FRAMES)} sentence frames, and {kept} of "
-        f"{len(ways)} pairs of verb and direction.\n"
+        "of those for the text encoders, the transformer's stages and the LoRA leave something unsaid. Kept for "
+        f"tests: one in {HELD_OUT} combinations of colour, shape and motion, {len(HELD_OUT_FRAMES)} sentence frames, "
+        f"and {kept} of {len(ways)} pairs of verb and direction.\n"
     )
     counts = ", ".join(f"{g.count:,} of {g.width}×{g.height}×{g.frames}" for g in latents.GEOMETRIES)
     yield (
@@ -98,6 +98,11 @@ def data() -> Iterator[str]:
         "then with them halfway in the middle, or two side by side or one above the other in the order of the caption, "
         f"give or take {STRAY_PX:g} px: {counts}. In the last stage and the distillation {pairs:.0%} of a batch show "
         "two objects.\n"
+    )
+    yield (
+        f"The distilled transformer was taught what the undistilled one says with true guidance: guidance "
+        f"{distill.USUAL_GUIDANCE:g}, the nodes' default, stands for cfg {distill.BEST_CFG:g}, at which that one obeys "
+        "best, 1 for none, and others in proportion.\n"
     )
 
 

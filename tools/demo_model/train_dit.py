@@ -64,6 +64,11 @@ STAGES = {
         pairs=0.65,
         partial=0.1,
     ),
+    "dit_fine": Stage(
+        Recipe(steps=3000, rate=1e-3, muon_rate=2e-3, warmup=100, weight_decay=0.01, average=0.999),
+        pairs=0.65,
+        partial=0.1,
+    ),
 }
 BATCH = 64
 #: How often each geometry is seen.

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tools.environment import stamp_of
-from tools.paths import DEMO_MODELS, ROOT
+from tools.paths import ROOT, TOY_MODELS
+from tools.tensor_file import write
 
 if TYPE_CHECKING:
     import torch
@@ -24,12 +23,12 @@ STAMP_NAME = "recipe.txt"
 #: Spread of biases around zero and of norm weights around one: small, yet none can be forgotten unnoticed.
 VECTOR_STD = 0.02
 
-TRANSFORMER = "diffusion_models/hyvideo_demo_t2v.safetensors"
-VAE = "vae/hyvideo_demo_vae.safetensors"
-LLAMA = "text_encoders/hyvideo_demo_llama.safetensors"
-CLIP = "text_encoders/hyvideo_demo_clip.safetensors"
+TRANSFORMER = "diffusion_models/hyvideo_toy_t2v.safetensors"
+VAE = "vae/hyvideo_toy_vae.safetensors"
+LLAMA = "text_encoders/hyvideo_toy_llama.safetensors"
+CLIP = "text_encoders/hyvideo_toy_clip.safetensors"
 #: Not guidance-distilled, as the trained image-to-video transformer is.
-IMAGE_TRANSFORMER = "diffusion_models/hyvideo_demo_i2v.safetensors"
+IMAGE_TRANSFORMER = "diffusion_models/hyvideo_toy_i2v.safetensors"
 FILES = (TRANSFORMER, IMAGE_TRANSFORMER, VAE, LLAMA, CLIP)
 
 TRANSFORMER_CONFIG: dict[str, Any] = {
@@ -72,7 +71,7 @@ CLIP_CONFIG: dict[str, Any] = {
 }
 
 
-def is_current(models: Path = DEMO_MODELS) -> bool:
+def is_current(models: Path = TOY_MODELS) -> bool:
     """Whether the files exist as this recipe makes them; cheap, imports no torch."""
     stamp = models / STAMP_NAME
     complete = all((models / name).is_file() for name in FILES)
@@ -86,7 +85,7 @@ def recipe() -> str:
     return stamp_of([], [Path(__file__), *sources])
 
 
-def build(models: Path = DEMO_MODELS) -> None:
+def build(models: Path = TOY_MODELS) -> None:
     """Write all files below ``models``, each in the folder where ComfyUI looks for it."""
     import torch
     from transformers import CLIPTextConfig, CLIPTextModel, LlamaConfig, LlamaModel
@@ -99,7 +98,7 @@ def build(models: Path = DEMO_MODELS) -> None:
     vae_metadata = {"norm_num_groups": VAE_CONFIG["norm_groups"], **VAE_CONFIG}
     for name, is_distilled in ((TRANSFORMER, True), (IMAGE_TRANSFORMER, False)):
         transformer = DiT(DiTConfig(**TRANSFORMER_CONFIG, guidance_embed=is_distilled))
-        write(models / name, tensors(transformer, torch.bfloat16), {"modelspec.title": "HyVideo Studio demo"})
+        write(models / name, tensors(transformer, torch.bfloat16), {"modelspec.title": "HyVideo Studio toy"})
     autoencoder = Autoencoder(VAEConfig(**VAE_CONFIG))
     write(models / VAE, tensors(autoencoder, torch.bfloat16), {"config": json.dumps(vae_metadata)})
     llama = LlamaModel(LlamaConfig(**LLAMA_CONFIG))
@@ -111,12 +110,12 @@ def build(models: Path = DEMO_MODELS) -> None:
     (models / STAMP_NAME).write_text(recipe(), encoding="ascii")
 
 
-def ensure(models: Path = DEMO_MODELS) -> Path:
+def ensure(models: Path = TOY_MODELS) -> Path:
     """The models folder, built if it is not current."""
     from tools.console import step
 
     if not is_current(models):
-        with step("Building the demo model"):
+        with step("Building the toy model of the tests"):
             build(models)
     return models
 
@@ -145,16 +144,6 @@ def tensors(module: torch.nn.Module, dtype: torch.dtype, prefix: str = "") -> di
 def seed_of(name: str) -> int:
     """A seed for one tensor, the same on every machine."""
     return SEED + int(stamp_of([name], [])[:12], 16)
-
-
-def write(path: Path, content: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file so that ``path`` is either the whole new file or what it was."""
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(dict(content), str(partial), metadata={"format": "pt", **metadata})
-    os.replace(partial, path)
 
 
 if __name__ == "__main__":

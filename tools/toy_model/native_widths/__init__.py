@@ -1,10 +1,10 @@
-"""For the demo and the tests only: lets ComfyUI's own loaders build HunyuanVideo parts at a file's widths.
+"""For tests only: lets ComfyUI's own loaders build HunyuanVideo parts at a file's widths.
 
 ComfyUI knows the HunyuanVideo text encoders and VAE at their full widths alone, so its DualCLIPLoader and
 VAELoader cannot read the toy checkpoint of ``tools/toy_model``. This package passes the widths found in a
 file to ComfyUI's own classes: the model options its text encoders read, and the ``ch`` of its autoencoder.
 The code that then runs is ComfyUI's, unchanged. Files of full width are not touched.
-``tools/server.py`` installs it for demo and test servers; it is no part of the pack.
+``tools/server.py`` installs it for test servers; it is no part of the pack.
 """
 
 from __future__ import annotations
