@@ -11,13 +11,13 @@ bit; seconds of sampling and decoding. These differ:
 - ``LoRA at 1`` asks for a black background, whatever the prompt says, of prompts without black things;
 - ``video-to-video`` begins with the scene itself; it, ``images`` and ``image-to-video`` have nothing to be beside.
 
-``--record`` writes what was measured to ``results/quality.json`` and ``.md``; rows that were not measured stay as they
-were.
+``--record`` writes what was measured to ``results/quality.json`` and ``.md``, each row with its day and machine; rows
+that were not measured, or cannot be here, stay as they were.
 ``--gate`` measures the rows that CI runs on the first prompts, and fails when obedience is more than 3 points, and
-more than one prompt, below the record in any column of any row.
+more than one prompt, below the record in any column of any row, or a mean in dB more than 2 dB.
 
-GGUF's K types, whose blocks of 256 numbers fit no row of networks this narrow, and IQ4_NL and IQ4_XS, which the gguf
-package reads and cannot write, have no numbers.
+GGUF's K types, whose blocks of 256 numbers do not fit most rows of networks this narrow, and IQ4_NL and IQ4_XS, which
+the gguf package reads and cannot write, have no numbers. Seconds are for a rough idea: the machine may be doing more.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import json
 import platform
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None, files: Files | None = None, rec
         bench = Bench(files or Files(), count, Path(folder), options.device)
         print("\n".join(heading()), flush=True)
         for row in rows:
-            report["rows"].append(measured(row, bench))
+            report["rows"].append(measured(row, bench) | {"on": f"{report['date']}, {_told(report['machine'])}"})
             print(line(report["rows"][-1]), flush=True)
             _write(options, report, record)
     if not options.gate:
@@ -124,6 +124,10 @@ def _machine(device: str) -> dict[str, str]:
     }
 
 
+def _told(machine: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in machine.items())
+
+
 def _write(options: argparse.Namespace, report: Result, record: Path) -> None:
     """After every row, so that a run that is cut off leaves what it has."""
     if options.save:
@@ -132,7 +136,8 @@ def _write(options: argparse.Namespace, report: Result, record: Path) -> None:
         dated.with_suffix(".md").write_text(markdown(report), encoding="utf-8")
     if options.record:
         before = json.loads(record.read_text("utf-8"))["rows"] if record.is_file() else []
-        found = {row["row"]: row for row in (*before, *report["rows"])}
+        found = {row["row"]: row for row in before}
+        found |= {row["row"]: row for row in report["rows"] if "reason" not in row or row["row"] not in found}
         kept = [found[row.name] for row in ROWS if row.name in found]
         record.write_text(_json(report | {"rows": kept}), encoding="utf-8")
         record.with_suffix(".md").write_text(markdown(report | {"rows": kept}), encoding="utf-8")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hyvideo_core.extensions import ImageToVideo
 from hyvideo_core.model import DiT
-from hyvideo_core.sample import Guidance, sample
+from hyvideo_core.sample import SOLVERS, Guidance, sample
 from hyvideo_core.sample.schedule import noised, partial_sigmas
 from hyvideo_core.sample.seams import Extension
 from hyvideo_core.text import IMAGE, VIDEO, Template, TextEncoders
@@ -71,6 +71,7 @@ class Mode:
     extensions: Callable[[Bench, DiT], Sequence[Extension]] = no_extensions
     from_image: bool = False
     tiling: Tiling | None = None
+    solver: str = "euler"
     batch: int = BATCH
 
 
@@ -231,7 +232,8 @@ def _sampled(
 ) -> Tensor:
     """The latents [B, C, t, h, w] that come of x."""
     positive, negative = conditions
-    run = sample(dit, x, positive, negative=negative, sigmas=sigmas, guidance=mode.guidance, extensions=extensions)
+    options: dict[str, Any] = {"guidance": mode.guidance, "solver": SOLVERS[mode.solver]}
+    run = sample(dit, x, positive, negative=negative, sigmas=sigmas, extensions=extensions, **options)
     for step in run:
         x = step.x
     return x

@@ -64,8 +64,12 @@ def images(count: int) -> list[Prompt]:
 
 def by_day(count: int) -> list[Prompt]:
     """Those of the videos in which no thing is as black as the LoRA's night, asking for that night."""
-    found = [prompt for prompt in videos(count) if all(thing.color != NIGHT for thing in prompt.scene.things)]
-    return [replace(prompt, caption=replace(prompt.caption, background=NIGHT)) for prompt in found]
+    return [replace(prompt, caption=replace(prompt.caption, background=NIGHT)) for prompt in by_day_plain(count)]
+
+
+def by_day_plain(count: int) -> list[Prompt]:
+    """The same, asking for what they say."""
+    return [prompt for prompt in videos(count) if all(thing.color != NIGHT for thing in prompt.scene.things)]
 
 
 def uncoloured(count: int) -> list[Prompt]:

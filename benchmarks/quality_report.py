@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from statistics import mean
 from typing import Any
@@ -15,6 +16,8 @@ QUICK_PROMPTS = 5 * BATCH
 PROMPTS = 26 * BATCH
 #: Points of percent that obedience may fall below the record; one prompt may, where it is more.
 MAY_FALL = 3.0
+#: dB that a mean may fall below the record: distances between clips of chaotic runs differ a little by machine.
+MAY_FALL_DB = 2.0
 
 #: One row as JSON: ``row``, ``seconds`` and what ``counted`` gives, for ``quick`` prompts besides; or ``reason``.
 Result = dict[str, Any]
@@ -88,6 +91,12 @@ def _falls(recorded: Result | None, found: Result) -> list[str]:
         f"prompts; {MAY_FALL:g} points are allowed"
         for column in was["obeyed"]
         if percent(was, column) - percent(now, column) > MAY_FALL and was["obeyed"][column] - now["obeyed"][column] > 1
+    ]
+    lines += [
+        f"{name}: {number} fell from {was['mean'][number]:.1f} to {now['mean'][number]:.1f} on average; "
+        f"{MAY_FALL_DB:g} dB are allowed"
+        for number in was["mean"]
+        if number.endswith("_db") and was["mean"][number] - now["mean"].get(number, -math.inf) > MAY_FALL_DB
     ]
     if found.get("must_be_identical") and not found.get("identical"):
         lines.append(f"{name}: is not bit by bit what it is compared with, but must be")

@@ -28,7 +28,7 @@ from quality_models import (
     undistilled,
     with_setting,
 )
-from quality_prompts import BATCH, SIZES, batches, by_day, images, unasked, uncoloured, videos
+from quality_prompts import BATCH, SIZES, batches, by_day, by_day_plain, images, unasked, uncoloured, videos
 
 from cases import Missing
 from hyvideo_core.attention import kernels
@@ -37,14 +37,14 @@ from hyvideo_core.extensions import BlockSwap, Loras
 from hyvideo_core.memory import Placement
 from hyvideo_core.model import DiT
 from hyvideo_core.ops.ggml import FORMATS
-from hyvideo_core.sample import Guidance
+from hyvideo_core.sample import SOLVERS, Guidance
 from hyvideo_core.sample.seams import Extension, Run
 from hyvideo_core.types import Interval
 from hyvideo_core.vae import Tiling
 from hyvideo_core.weights import Lora
 from hyvideo_core.weights.gguf import PLAIN_FORMATS
 from tools.demo_model.judge import see
-from tools.demo_model.world import CLIP_FRAMES
+from tools.demo_model.world import CLIP_FRAMES, COLORS
 
 #: Percent of the prompts, or the mean of what was measured, at least.
 Goals = Mapping[str, float]
@@ -149,18 +149,25 @@ def negated(bench: Bench) -> Outcome:
     if not answers:
         raise Missing("no thing of any colour is to be seen without a negative prompt")
     likeliest = answers.most_common(1)[0][0]
-    steered = replace(free, negative=lambda prompt: f"{'an' if likeliest == 'orange' else 'a'} {likeliest} object")
+    unlikeliest = min(COLORS, key=lambda color: answers[color])
+    steered, elsewhere = (
+        replace(free, negative=lambda _, color=color: f"{'an' if color == 'orange' else 'a'} {color} object")
+        for color in (likeliest, unlikeliest)
+    )
     outcome = bench.outcome(steered, free)
-    shown, left = (
+    shown, left, left_elsewhere = (
         {index for index, clip in bench.made(mode).clips.items() if likeliest in _colors(clip)}
-        for mode in (free, steered)
+        for mode in (free, steered, elsewhere)
     )
     judged = tuple(
         replace(one, numbers=one.numbers | {"gone": 100.0 * (one.index not in left)})
         for one in outcome.judged
         if one.index in shown
     )
-    note = f"{likeliest} in {len(shown)} of {len(outcome.judged)} clips, with it negated in {len(left)}"
+    note = (
+        f"{likeliest} in {len(shown)} of {len(outcome.judged)} clips; of these with it negated in {len(shown & left)}, "
+        f"with {unlikeliest} negated in {len(shown & left_elsewhere)}"
+    )
     return replace(outcome, judged=judged, note=note)
 
 
@@ -180,7 +187,14 @@ SAMPLED = (
     row("undistilled cfg 5", guided(5.0)),
     row("undistilled cfg 5 rescale 0.7", guided(5.0, rescale=0.7), guided(5.0)),
     row("undistilled cfg 5 negative prompt", replace(guided(5.0), negative=unasked), guided(5.0)),
+    row("undistilled cfg 3 batched", guided(3.0, batched=True), guided(3.0)),
     Row("undistilled cfg 3 likeliest colour negated", negated, goals={"gone": 50.0}),
+    *(
+        row(f"{solver}, {steps} steps", Mode(solver=solver, steps=steps))
+        for solver in SOLVERS
+        if solver != "euler"
+        for steps in (20, 8)
+    ),
 )
 
 # --- LoRA ------------------------------------------------------------------------------------------------------
@@ -195,6 +209,7 @@ AT_NIGHT = Mode(prompts=by_day, extensions=night(1.0))
 ADAPTED = (
     row("LoRA at 0", Mode(extensions=night(0.0)), exact=True),
     row("LoRA at 1", AT_NIGHT, quick=True, goals={"background": 90.0}),
+    row("LoRA's prompts without it", Mode(prompts=by_day_plain), None),
     row("LoRA at 1 merged", Mode(prompts=by_day, model=merged), AT_NIGHT),
     row("LoRA at 1 beside fp8", replace(AT_NIGHT, model=loaded(storage="fp8")), AT_NIGHT),
 )

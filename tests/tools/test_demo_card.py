@@ -37,7 +37,7 @@ def test_a_curve_is_drawn_from_its_file(tmp_path: Path, entries: int) -> None:
     path = tmp_path / "dit.jsonl"
     path.write_text("".join(json.dumps({"step": 10 * i, "mse": 1 / i}) + "\n" for i in range(1, entries + 1)))
     text = "\n".join(card.curve("dit", Recipe(steps=5000, rate=3e-4), path))
-    assert f"{10 * entries:,} of 5,000 steps, learning rate 0.0003" in text
+    assert f"{10 * entries:,} steps of: steps 5000, rate 0.0003, muon_rate 0" in text
     drawn = json.loads(text.partition("line ")[2].partition("\n")[0])
     assert len(drawn) <= 2 * card.POINTS
     assert drawn == sorted(drawn, reverse=True)

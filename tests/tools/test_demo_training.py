@@ -16,13 +16,18 @@ from torch import Tensor, nn
 from hyvideo_core.model.dit import DiT
 from hyvideo_core.text import IMAGE, VIDEO, TextEncoders
 from hyvideo_core.vae import VAE
+from hyvideo_core.weights import load_dit
+from hyvideo_core.weights.lora import lora_shapes
+from hyvideo_core.weights.lora_file import read_lora
 from tools.demo_model import (
     captions,
     distill,
     dit_forward,
     export,
     features,
+    files,
     train_dit,
+    train_lora,
     train_text,
     train_vae,
     vae_forward,
@@ -82,6 +87,65 @@ def test_an_initialised_transformer_predicts_nothing_yet() -> None:
 def test_the_usual_guidance_stands_for_the_best_cfg_and_1_for_none() -> None:
     given = torch.tensor([1.0, distill.USUAL_GUIDANCE])
     assert distill.cfg_of(given).tolist() == [1.0, distill.BEST_CFG]
+
+
+def test_the_tokenizers_that_are_shipped_stay_with_their_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_text, "TRAINING", tmp_path)
+    monkeypatch.setattr(train_text, "made_tokenizers", lambda: ("first", "second"))
+    assert train_text.tokenizers() == ("first", "second")
+    monkeypatch.setattr(train_text, "made_tokenizers", lambda: ("another", "one"))
+    assert train_text.tokenizers() == ("first", "second")
+
+
+def test_a_checkpoint_made_from_something_else_is_refused(tmp_path: Path) -> None:
+    recipe = Recipe(steps=1, rate=0.1)
+    module = nn.Linear(2, 2)
+    Training("a", module, recipe, tmp_path, made_from="this").save()
+    Training("a", module, recipe, tmp_path, made_from="this")
+    Training("a", module, recipe, tmp_path)
+    with pytest.raises(SystemExit, match=r"made from other data or networks \(this\)"):
+        Training("a", module, recipe, tmp_path, made_from="that")
+
+
+def latent_batch(first_frame: bool) -> train_dit.Batch:
+    text, mask, pooled = torch.randn(3, 5, 128), torch.ones(3, 5).long(), torch.randn(3, 64)
+    return train_dit.Batch(torch.randn(3, 16, 3, 4, 6), text, mask, pooled, first_frame)
+
+
+@pytest.mark.parametrize("first_frame", [False, True])
+def test_noise_is_on_the_straight_way_to_the_clip_but_for_a_given_frame(first_frame: bool) -> None:
+    batch = latent_batch(first_frame)
+    sigma, x, velocity = train_dit.noisy(batch, Draw.of("test", 0))
+    back = x - sigma.view(-1, 1, 1, 1, 1) * velocity
+    start = int(first_frame)
+    torch.testing.assert_close(back[:, :, start:], batch.clean[:, :, start:])
+    assert torch.equal(x[:, :, 0], batch.clean[:, :, 0]) == first_frame
+
+
+def test_a_student_that_says_what_guidance_says_has_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teacher says 1 with the prompt and 0 without; the student is asked what it says for each guidance."""
+    said: list[Tensor] = []
+    batch, nothing = latent_batch(False), (torch.zeros(1, 2, 128), torch.ones(1, 2).long(), torch.zeros(1, 64))
+
+    def forward(who: str, x: Tensor, _t: Tensor, text: Tensor, _m: Tensor, _p: Tensor, guidance=None, **_: object):
+        if who == "student":
+            said.append(guidance / 1000)
+            return distill.cfg_of(guidance / 1000).view(-1, 1, 1, 1, 1).expand_as(x)
+        return torch.full_like(x, 1.0 if text.shape[1] == 5 else 0.0)
+
+    monkeypatch.setattr(distill, "forward", forward)
+    assert distill.loss("student", "teacher", batch, nothing, Draw.of("test", 1)) < 1e-9
+    (guidance,) = said
+    assert (guidance >= distill.GUIDANCES[0]).all()
+    assert (guidance <= distill.GUIDANCES[1]).all()
+
+
+def test_the_shipped_lora_has_a_term_for_each_layer_it_was_trained_for() -> None:
+    dit = load_dit(files.T2V, dtype=torch.float32)
+    trained = set(train_lora.Terms(dit).layers)
+    assert set(read_lora(files.LORA, lora_shapes(dit)).terms) == trained
 
 
 def test_a_student_begins_as_its_teacher_at_every_scale() -> None:

@@ -101,7 +101,7 @@ def test_a_chosen_port_in_use_is_told_at_once(stand_in) -> None:
 def test_serve_tells_of_a_used_port_before_it_does_anything(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(serve.build, "ensure", lambda: pytest.fail("built"))
+    monkeypatch.setattr(Server, "start", lambda _self: pytest.fail("started"))
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -115,7 +115,6 @@ def test_serve_says_where_everything_is(
 ) -> None:
     server = stand_in(ANSWERS)
     monkeypatch.setattr(serve, "Server", lambda *_, **__: server)
-    monkeypatch.setattr(serve.build, "ensure", lambda: None)
     monkeypatch.setattr(serve.webbrowser, "open", lambda url: None)
     monkeypatch.setattr(server, "wait", lambda: 0)
     assert serve.run(tmp_path, 0) == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from safetensors import safe_open
@@ -31,6 +32,14 @@ RECIPES: dict[str, Recipe] = {
     **{name: stage.recipe for name, stage in train_dit.STAGES.items()},
     "distilled": distill.RECIPE,
     "lora": train_lora.RECIPE,
+}
+PURPOSES = {
+    files.VAE: "Pictures to latents and back",
+    files.LLAMA: "Reads the prompt; ComfyUI's own loaders cannot take one so small, this pack's can",
+    files.CLIP: "Reads the prompt, as one vector",
+    files.T2V: "Text to video, guidance distilled: cfg 1, guidance 6",
+    files.I2V: "Not distilled: text to video with cfg 3, or, with kind image-to-video (token_replace), image to video",
+    files.LORA: "Night: the background is black, whatever the prompt says, on the text-to-video file",
 }
 #: What is drawn of each training.
 DRAWN = {"llama": "read", "clip": "read"}
@@ -63,13 +72,14 @@ def card() -> Iterator[str]:
 
 def sizes() -> Iterator[str]:
     """A table of the files."""
-    yield "## Files\n\n| File | Parameters | MB |\n|---|---:|---:|"
+    yield "## Files\n\n| File | What it is | Parameters | MB |\n|---|---|---:|---:|"
     total = 0.0
     for path in (path for path in files.ALL if path.is_file()):
         with safe_open(str(path), "pt") as opened:
             count = sum(_count(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
-        total += path.stat().st_size / 1e6
-        yield f"| `{path.relative_to(SHIPPED_MODELS).as_posix()}` | {count:,} | {path.stat().st_size / 1e6:.2f} |"
+        megabytes = path.stat().st_size / 1e6
+        total += megabytes
+        yield f"| `{path.parent.name}/{path.name}` | {PURPOSES[path]} | {count:,} | {megabytes:.2f} |"
     yield f"\nTogether {total:.2f} MB, all in bfloat16.\n"
 
 
@@ -81,8 +91,8 @@ def data() -> Iterator[str]:
     stages = train_dit.STAGES.values()
     shares = (train_text.PARTIAL_CAPTION, *(stage.partial for stage in stages), train_lora.PARTIAL_CAPTION)
     partial = ", ".join(f"{share:.0%}" for share in shares)
-    pairs = list(stages)[-1].pairs
-    assert pairs is not None
+    with_pairs = {name: stage.pairs for name, stage in train_dit.STAGES.items() if stage.pairs is not None}
+    (of_two,) = set(with_pairs.values())
     yield (
         f"One or two objects of {len(COLORS)} colours ({', '.join(COLORS)}), {len(SHAPES)} shapes "
         f"({', '.join(SHAPES)}) and {len(MOTIONS)} motions ({', '.join(MOTIONS)}), at two speeds, never overlapping, "
@@ -96,13 +106,14 @@ def data() -> Iterator[str]:
     yield (
         "The transformer saw the latents of these clips, with a new caption each time, first with objects anywhere, "
         "then with them halfway in the middle, or two side by side or one above the other in the order of the caption, "
-        f"give or take {STRAY_PX:g} px: {counts}. In the last stage and the distillation {pairs:.0%} of a batch show "
-        "two objects.\n"
+        f"give or take {STRAY_PX:g} px: {counts}. In {', '.join(f'`{name}`' for name in with_pairs)} and the "
+        f"distillation {of_two:.0%} of a batch show two objects.\n"
     )
     yield (
         f"The distilled transformer was taught what the undistilled one says with true guidance: guidance "
         f"{distill.USUAL_GUIDANCE:g}, the nodes' default, stands for cfg {distill.BEST_CFG:g}, at which that one obeys "
-        "best, 1 for none, and others in proportion.\n"
+        "best of 2, 3, 4 and 5, 1 for none, and others in proportion; it saw guidance "
+        f"{distill.GUIDANCES[0]:g} to {distill.GUIDANCES[1]:g}.\n"
     )
 
 
@@ -116,6 +127,12 @@ def trainings() -> Iterator[str]:
         "stage cannot be repeated to the digit; nor can the text encoders and `dit_anywhere`, for which scenes and "
         "captions were drawn in another order. All was trained on a CPU, with one or two threads; another number of "
         "them, or a card, rounds differently.\n"
+    )
+    yield (
+        f"Batches of the transformer are {train_dit.BATCH} clips. {train_dit.NO_CAPTION:.0%} of the captions are left "
+        f"out, in {train_dit.FIRST_FRAME:.0%} of the batches of videos the first frame is given, noise levels are "
+        f"shifted by {train_dit.SHIFT:g}. `muon_rate` is that of the matrices in blocks, `rate` of all else; `average` "
+        "is the decay of the averaged weights, which are what is shipped.\n"
     )
     for name, recipe in RECIPES.items():
         path = CURVES / f"{name}.jsonl"
@@ -132,7 +149,8 @@ def curve(name: str, recipe: Recipe, path: Path) -> Iterator[str]:
     values = [sum(entry[key] for entry in group) / len(group) for group in groups]
     steps = entries[-1]["step"]
     yield f"### {name}\n"
-    yield f"{steps:,} of {recipe.steps:,} steps, learning rate {recipe.rate:g}, last loss {values[-1]:.4f}\n"
+    settings = ", ".join(f"{name} {value:g}" for name, value in asdict(recipe).items() if not name.endswith("_every"))
+    yield f"{steps:,} steps of: {settings}. Last loss {entries[-1][key]:.4f}\n"
     yield f'```mermaid\nxychart-beta\n  x-axis "steps" 0 --> {steps}\n  y-axis "{key}" 0 --> {max(values):.4g}'
     yield f"  line [{', '.join(f'{value:.4g}' for value in values)}]\n```\n"
 
@@ -140,9 +158,14 @@ def curve(name: str, recipe: Recipe, path: Path) -> Iterator[str]:
 def scores() -> Iterator[str]:
     """The recorded quality table."""
     if QUALITY.is_file():
-        yield "# Scores\n\nOn prompts of combinations and phrasings it was never trained on "
+        yield "## Scores\n\nOn prompts of combinations and phrasings it was never trained on "
         yield "(`python benchmarks/quality.py`, whose `--help` says what the columns are):\n"
-        yield QUALITY.with_suffix(".md").read_text("utf-8")
+        yield QUALITY.with_suffix(".md").read_text("utf-8").replace("## ", "### ", 1)
+        yield (
+            "`all` leaves out the speed, which half of the captions name. Two objects are harder than one: most of "
+            "what is not obeyed is in clips of two. The LoRA takes from the rest what the rows of its prompts with and "
+            "without it show. Goals are for means; the column beside says how bad the worst clip is.\n"
+        )
 
 
 def _count(shape: list[int]) -> int:

@@ -20,6 +20,7 @@ from tools.demo_model import files
 from tools.demo_model.dit_forward import compiled, forward
 from tools.demo_model.train_dit import CONFIG, STAGES, Batch, Data, noisy, zero
 from tools.demo_model.training import DEVICE, Draw, Recipe, Training
+from tools.environment import stamp_of
 
 STUDENT_CONFIG = replace(CONFIG, guidance_embed=True)
 RECIPE = Recipe(steps=2500, rate=6e-4, muon_rate=1e-3, warmup=100, average=0.998)
@@ -40,7 +41,7 @@ def main() -> None:
         batch = data.batch(draw, first_frame=0.0)
         return {"mse": loss(student, teacher, batch, nothing[batch.clean.shape[2] == 1], draw)}
 
-    Training("distilled", student, RECIPE).run(losses)
+    Training("distilled", student, RECIPE, made_from=stamp_of([], [files.I2V])).run(losses)
 
 
 def begun(teacher: DiT) -> DiT:

@@ -102,7 +102,7 @@ class Verdict:
 
     @property
     def all(self) -> bool:
-        """Everything but the speed, which few captions name."""
+        """Everything but the speed, which half of the captions leave open."""
         return self.background and self.color and self.shape and self.motion and self.count
 
 

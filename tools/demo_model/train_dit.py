@@ -20,6 +20,7 @@ from hyvideo_core.model.blocks import DoubleBlock, SingleBlock
 from hyvideo_core.model.dit import DiT
 from hyvideo_core.model.refiner import RefinerBlock
 from hyvideo_core.sample.schedule import TIMESTEP_SCALE
+from tools.demo_model import files
 from tools.demo_model.captions import describe
 from tools.demo_model.dit_forward import compiled, forward
 from tools.demo_model.features import TextFeatures
@@ -27,6 +28,7 @@ from tools.demo_model.latents import ANYWHERE, GEOMETRIES, Geometry, latents
 from tools.demo_model.train_text import CLIP, LLAMA
 from tools.demo_model.training import DEVICE, Draw, Recipe, Training
 from tools.demo_model.world import Scene
+from tools.environment import stamp_of
 
 CONFIG = DiTConfig(
     hidden_size=128,
@@ -51,6 +53,11 @@ class Stage:
     geometries: tuple[Geometry, ...] = GEOMETRIES
     pairs: float | None = None
     partial: float = 0.25
+
+    @property
+    def made_from(self) -> str:
+        """What the stage's weights depend on beside the recipe and the stages before."""
+        return stamp_of([repr((self.geometries, self.pairs, self.partial))], [files.VAE, files.LLAMA, files.CLIP])
 
 
 STAGES = {
@@ -87,7 +94,7 @@ def main() -> None:
     torch.manual_seed(0)
     dit = initialised(DiT(CONFIG)).to(DEVICE)
     for name, stage in STAGES.items():
-        training = Training(name, dit, stage.recipe)
+        training = Training(name, dit, stage.recipe, made_from=stage.made_from)
         if training.step < stage.recipe.steps:
             data = Data(stage)
             training.run(lambda draw, _step, data=data: {"mse": loss(dit, data.batch(draw), draw)})

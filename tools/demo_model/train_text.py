@@ -22,7 +22,7 @@ from hyvideo_core.text.templates import IMAGE, VIDEO
 from tools.demo_model.captions import Caption, describe
 from tools.demo_model.features import padded
 from tools.demo_model.tokenizers import clip_tokenizer, llama_tokenizer
-from tools.demo_model.training import DEVICE, Draw, Recipe, Training
+from tools.demo_model.training import DEVICE, TRAINING, Draw, Recipe, Training
 from tools.demo_model.world import COLORS, MOTIONS, SHAPES, TRAVEL_PX, random_scene
 
 BATCH = 48
@@ -107,7 +107,18 @@ def corpus(count: int = 5000) -> list[str]:
 
 
 def tokenizers() -> tuple[str, str]:
-    """The Llama's and CLIP's tokenizer.json."""
+    """The Llama's and CLIP's tokenizer.json: made once, then kept beside the checkpoints that were trained on them."""
+    kept = [TRAINING / f"{name}_tokenizer.json" for name in ("llama", "clip")]
+    if not all(path.is_file() for path in kept):
+        TRAINING.mkdir(parents=True, exist_ok=True)
+        for path, text in zip(kept, made_tokenizers(), strict=True):
+            path.write_text(text, encoding="utf-8")
+    for_llama, for_clip = (path.read_text("utf-8") for path in kept)
+    return for_llama, for_clip
+
+
+def made_tokenizers() -> tuple[str, str]:
+    """Both, from the captions."""
     texts = corpus()
     return llama_tokenizer(texts, vocabulary=LLAMA["vocab_size"]), clip_tokenizer(texts, vocabulary=CLIP["vocab_size"])
 

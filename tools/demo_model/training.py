@@ -73,10 +73,16 @@ Losses = Callable[[Draw, int], dict[str, Tensor]]
 
 
 class Training:
-    """A training of the parameters of ``module`` that require gradients."""
+    """A training of the parameters of ``module`` that require gradients.
 
-    def __init__(self, name: str, module: nn.Module, recipe: Recipe, folder: Path = TRAINING) -> None:
-        self.name, self.module, self.recipe, self.folder = name, module, recipe, folder
+    ``made_from`` stands for all else that it depends on, such as its data and the networks it learns from: a checkpoint
+    that was made from something else is refused. None does not ask.
+    """
+
+    def __init__(
+        self, name: str, module: nn.Module, recipe: Recipe, folder: Path = TRAINING, made_from: str | None = None
+    ) -> None:
+        self.name, self.module, self.recipe, self.folder, self.made_from = name, module, recipe, folder, made_from
         self.parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
         self.averaged = {n: p.detach().clone() for n, p in self.parameters.items()}
         self.optimisers = optimisers(self.parameters, recipe)
@@ -124,6 +130,7 @@ class Training:
         state: dict[str, Any] = {
             "step": self.step,
             "recipe": asdict(self.recipe),
+            "made_from": self.made_from,
             "weights": {n: p.detach() for n, p in self.parameters.items()},
             "averaged": self.averaged,
             "optimisers": [optimiser.state_dict() for optimiser, _ in self.optimisers],
@@ -136,6 +143,12 @@ class Training:
         if state["recipe"] != asdict(self.recipe):
             raise SystemExit(
                 f"{self.checkpoint} was begun with another recipe, {state['recipe']}: move it away to begin anew."
+            )
+        before = state.get("made_from")
+        if None not in (before, self.made_from) and before != self.made_from:
+            raise SystemExit(
+                f"{self.checkpoint} was made from other data or networks ({before}) than there are now "
+                f"({self.made_from}): move it away to begin anew."
             )
         with torch.no_grad():
             for name, parameter in self.parameters.items():
