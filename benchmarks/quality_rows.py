@@ -190,7 +190,7 @@ SAMPLED = (
     row("undistilled cfg 3 batched", guided(3.0, batched=True), guided(3.0)),
     Row("undistilled cfg 3 likeliest colour negated", negated, goals={"gone": 50.0}),
     *(
-        row(f"{solver}, {steps} steps", Mode(solver=solver, steps=steps))
+        row(f"{solver} {steps} steps", Mode(solver=solver, steps=steps))
         for solver in SOLVERS
         if solver != "euler"
         for steps in (20, 8)
