@@ -264,7 +264,7 @@ class Obedient(Bench):
 
 def test_the_likeliest_colour_is_negated(tmp_path: Path) -> None:
     found = negated(Obedient(Files(), 3, tmp_path))
-    assert found.note == "red in 3 of 3 clips, with it negated in 0"
+    assert found.note == "red in 3 of 3 clips; of these with it negated in 0, with orange negated in 3"
     assert [one.numbers["gone"] for one in found.judged] == [100.0] * 3
     assert all(one.obeyed["shape"] and one.obeyed["motion"] for one in found.judged)
     assert max(one.numbers["psnr_db"] for one in found.judged) < 30
