@@ -35,7 +35,8 @@ from tools.demo_model.world import DIRECTIONS, random_scene, render
 TOY = replace(train_dit.CONFIG, double_blocks=1, single_blocks=2)
 TOY_VAE = VAEConfig(block_out_channels=(8, 8, 8, 8), norm_groups=4)
 #: Rows that say what the baseline says but for rounding, whatever the network.
-SAME = ("GGUF F", "GGUF B", "one at a time", "block swap", "chunks of", "attention ", "LoRA at 0", "LoRA at 1 merged")
+SAME = ("GGUF F", "GGUF B", "one at a time", "block swap", "chunks of", "attention ", "LoRA at 0", "LoRA at 1 merged",
+        "undistilled cfg 3 batched")  # fmt: skip
 #: What a CPU lacks, or a toy's noise.
 EXPECTED_REASONS = (
     "is not installed",
