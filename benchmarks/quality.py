@@ -11,8 +11,9 @@ bit; seconds of sampling and decoding. These differ:
 - ``LoRA at 1`` asks for a black background, whatever the prompt says, of prompts without black things;
 - ``video-to-video`` begins with the scene itself; it, ``images`` and ``image-to-video`` have nothing to be beside.
 
-``--record`` writes what was measured to ``results/quality.json`` and ``.md``, each row with its day and machine; rows
-that were not measured, or cannot be here, stay as they were.
+``--record`` writes what was measured to ``results/quality.json`` and ``.md``, in the first each row with its day and
+machine (the oldest have none); the heading of the second is of the last run. Rows that were not measured, or cannot be
+here, stay as they were.
 ``--gate`` measures the rows that CI runs on the first prompts, and fails when obedience is more than 3 points, and
 more than one prompt, below the record in any column of any row, or a mean in dB more than 2 dB.
 

@@ -110,9 +110,9 @@ def data() -> Iterator[str]:
         f"distillation {of_two:.0%} of a batch show two objects.\n"
     )
     yield (
-        f"The distilled transformer was taught what the undistilled one says with true guidance: guidance "
+        "The distilled transformer was taught what the undistilled one says with true guidance: guidance "
         f"{distill.USUAL_GUIDANCE:g}, the nodes' default, stands for cfg {distill.BEST_CFG:g}, at which that one obeys "
-        "best of 2, 3, 4 and 5, 1 for none, and others in proportion; it saw guidance "
+        "more than at 1 and at 5; 1 stands for none, and others in proportion. It saw guidance "
         f"{distill.GUIDANCES[0]:g} to {distill.GUIDANCES[1]:g}.\n"
     )
 
