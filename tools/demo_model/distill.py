@@ -25,7 +25,8 @@ from tools.environment import stamp_of
 STUDENT_CONFIG = replace(CONFIG, guidance_embed=True)
 RECIPE = Recipe(steps=2500, rate=6e-4, muon_rate=1e-3, warmup=100, average=0.998)
 GUIDANCES = (1.0, 8.0)
-#: A cfg at which the teacher obeys more than at 1 and at 5 (the table of quality), and the guidance that is to mean it: the default of the real model.
+#: A cfg at which the teacher obeys more than at 1 and at 5 (the table of quality), and the guidance that is to mean
+#: it: the default of the real model.
 BEST_CFG, USUAL_GUIDANCE = 3.0, 6.0
 
 
