@@ -2,9 +2,10 @@
 
 The demo set's networks make clips of fixed prompts that nothing was trained on, each from the noise of its own seed,
 drawn on the CPU. Columns: percent of the prompts that were obeyed in colour, shape, motion, background, number of
-things, and in all of these at once, as ``tools/demo_model/judge.py`` sees it; mean and worst PSNR, and mean SSIM, of
-the clips beside those of the row ``float32`` (20 steps, shift 7, guidance 6), ∞ where they are the same to the last
-bit; seconds of sampling and decoding. These differ:
+things, and in all of these at once (also apart for prompts that ask for one thing and for two), as
+``tools/demo_model/judge.py`` sees it; mean and worst PSNR, and mean SSIM, of the clips beside those of the row
+``float32`` (20 steps, shift 7, guidance 6), ∞ where they are the same to the last bit; seconds of sampling and
+decoding. These differ:
 
 - ``undistilled`` with more than a ``cfg`` and ``LoRA at 1`` with more are beside the same without it;
 - ``VAE alone`` is beside the scenes themselves, and ``image-to-video`` tells the PSNR of the first frame beside its;
@@ -12,8 +13,8 @@ bit; seconds of sampling and decoding. These differ:
 - ``video-to-video`` begins with the scene itself; it, ``images`` and ``image-to-video`` have nothing to be beside.
 
 ``--record`` writes what was measured to ``results/quality.json`` and ``.md``, in the first each row with its day and
-machine (the oldest have none); the heading of the second is of the last run. Rows that were not measured, or cannot be
-here, stay as they were.
+machine; the heading of the second is of the last run. Rows that were not measured, or cannot be here, stay as they
+were; the oldest tell no day, nor one thing and two apart.
 ``--gate`` measures the rows that CI runs on the first prompts, and fails when obedience is more than 3 points, and
 more than one prompt, below the record in any column of any row, or a mean in dB more than 2 dB.
 

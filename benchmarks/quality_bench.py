@@ -80,11 +80,12 @@ BASELINE = Mode()
 
 @dataclass(frozen=True)
 class Judged:
-    """One clip: which parts of what was asked are so, and what was measured."""
+    """One clip: which parts of what was asked are so, what was measured, and how many ``things`` were asked for."""
 
     index: int
     obeyed: dict[str, bool]
     numbers: dict[str, float]
+    things: int = 1
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,8 @@ def judgement(prompt: Prompt, clip: Tensor, other: Tensor | None, numbers: dict[
         numbers |= {"psnr_db": psnr_db(clip, other), "ssim": ssim(clip, other)}
     verdict: Verdict = obedience(see(clip), prompt.caption)
     columns = [name for name in COLUMNS if name != "motion" or clip.shape[1] > 1]
-    return Judged(prompt.index, {name: getattr(verdict, name) for name in columns}, numbers)
+    obeyed = {name: getattr(verdict, name) for name in columns}
+    return Judged(prompt.index, obeyed, numbers, len(prompt.scene.things))
 
 
 def _sampled(

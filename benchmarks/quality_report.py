@@ -44,15 +44,25 @@ def not_run(row: Row, reason: str) -> Result:
 
 
 def counted(judged: Sequence[Judged]) -> Result:
-    """How many prompts there are, how many were obeyed in what, and mean and worst of what was measured."""
+    """How many prompts there are, how many were obeyed in what, and mean and worst of what was measured.
+
+    ``by_things``: of how many prompts for so many things how many were obeyed in all.
+    """
     names = [name for name in COLUMNS if all(name in one.obeyed for one in judged)]
     measured = judged[0].numbers if judged else {}
     return {
         "prompts": len(judged),
         "obeyed": {name: sum(one.obeyed[name] for one in judged) for name in names},
+        "by_things": {str(things): _obeyed_of(judged, things) for things in sorted({one.things for one in judged})},
         "mean": {name: round(mean(one.numbers[name] for one in judged), 4) for name in measured},
         "worst": {name: round(min(one.numbers[name] for one in judged), 4) for name in measured},
     }
+
+
+def _obeyed_of(judged: Sequence[Judged], things: int) -> tuple[int, int]:
+    """How many clips of so many things are all that was asked, and how many such clips there are."""
+    of_these = [one.obeyed.get("all", False) for one in judged if one.things == things]
+    return sum(of_these), len(of_these)
 
 
 def goals_met(row: Row, found: Result) -> list[tuple[str, bool]]:
@@ -103,8 +113,8 @@ def _falls(recorded: Result | None, found: Result) -> list[str]:
     return lines
 
 
-HEADER = ("row", "prompts", "colour", "shape", "motion", "background", "count", "all", "PSNR dB", "worst", "SSIM",
-          "s/clip", "details", "goals")  # fmt: skip
+HEADER = ("row", "prompts", "colour", "shape", "motion", "background", "count", "all", "of one", "of two",
+          "PSNR dB", "worst", "SSIM", "s/clip", "details", "goals")  # fmt: skip
 
 
 def heading() -> list[str]:
@@ -115,7 +125,7 @@ def heading() -> list[str]:
 def line(found: Result) -> str:
     """One row of the table."""
     if "reason" in found:
-        return _cells([found["row"], "", *[""] * 10, _short(f"not run: {found['reason']}"), ""])
+        return _cells([found["row"], "", *[""] * 12, _short(f"not run: {found['reason']}"), ""])
     if found.get("identical"):
         distance = ["∞", "∞", "1"]
     elif "psnr_db" in found["mean"]:
@@ -125,6 +135,8 @@ def line(found: Result) -> str:
     else:
         distance = ["", "", ""]
     obeyed = [f"{percent(found, name):.1f}" if name in found["obeyed"] else "" for name in COLUMNS]
+    split = [found.get("by_things", {}).get(things, (0, 0)) for things in ("1", "2")]
+    obeyed += [f"{100 * so_many / of:.1f}" if of else "" for so_many, of in split]
     goals = "; ".join(f"{'✓' if met else '✗'} {goal}" for goal, met in found.get("goals", ()))
     seconds = f"{found['seconds']:.2f}"
     return _cells([found["row"], str(found["prompts"]), *obeyed, *distance, seconds, "; ".join(_details(found)), goals])

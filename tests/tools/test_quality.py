@@ -385,11 +385,19 @@ def test_every_line_of_the_table_has_every_cell() -> None:
     lines = markdown(report).splitlines()
     assert {text.count("|") for text in lines[2:]} == {len(HEADER) + 1}
     plain, equal, without, absent = lines[4:]
-    assert " 95.0 | 30.0 | 30.0 | 0.9000 | 1.00 |  | ✓ all ≥ 90 %; ✗ psnr_db ≥ 32 |" in plain
+    assert " 95.0 | 95.0 |  | 30.0 | 30.0 | 0.9000 | 1.00 |  | ✓ all ≥ 90 %; ✗ psnr_db ≥ 32 |" in plain
     assert " ∞ | ∞ | 1 |" in equal
     assert "red in 4 %" in equal
-    assert "| 4 | 100.0 |  |  |  |  | 0.0 |  |  |  | 0.50 |" in without
+    assert "| 4 | 100.0 |  |  |  |  | 0.0 | 0.0 |  |  |  |  | 0.50 |" in without
     assert "not run: a / b c" in absent
+
+
+def test_prompts_for_one_thing_and_for_two_are_counted_apart() -> None:
+    judged = [Judged(i, {"all": i in (0, 1, 5)}, {}, things=1 if i < 3 else 2) for i in range(7)]
+    found = result(replace(ROWS[0], goals={}), Outcome(tuple(judged), 1.0))
+    assert found["by_things"] == {"1": (2, 3), "2": (1, 4)}
+    cells = dict(zip(HEADER, (cell.strip() for cell in line(found).strip("|").split("|")), strict=True))
+    assert (cells["all"], cells["of one"], cells["of two"]) == ("42.9", "66.7", "25.0")
 
 
 # --- the trained networks ----------------------------------------------------------------------------------------
@@ -399,9 +407,9 @@ def test_every_line_of_the_table_has_every_cell() -> None:
 MISSED = {("float32", "shape ≥ 97 %"), ("float32", "motion ≥ 97 %")}
 
 
-def test_the_record_is_of_the_rows_there_are_and_of_all_that_ci_runs() -> None:
+def test_the_record_has_every_row_in_order_and_numbers_of_all_that_ci_runs() -> None:
     recorded = {found["row"]: found for found in json.loads(quality.RECORD.read_text("utf-8"))["rows"]}
-    assert list(recorded) == [row.name for row in ROWS if row.name in recorded], "in the order of the rows"
+    assert list(recorded) == [row.name for row in ROWS]
     assert {row.name for row in ROWS if row.is_quick} <= {name for name, found in recorded.items() if "quick" in found}
 
 
