@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from hyvideo_core.attention.registry import KERNELS, PLAIN
@@ -56,7 +57,8 @@ class SamplingPlan:
     """How one model samples one size: what is on the device, and what that takes at most.
 
     ``resident_blocks`` stay on the device, the others stream ``streamed_bytes`` in every evaluation. ``attention``
-    names the kernel; ``lora_bytes`` are the terms of LoRAs beside the weights (``weights.lora_bytes``).
+    names the kernel; ``lora_bytes`` are the terms of LoRAs beside the weights (``weights.lora_bytes``), and
+    ``feature_bytes`` what features hold while the model runs (``extensions.reserved``).
     """
 
     config: DiTConfig
@@ -68,6 +70,7 @@ class SamplingPlan:
     head_groups: int = 1
     attention: str = "auto"
     lora_bytes: int = 0
+    feature_bytes: int = 0
 
     @property
     def blocks(self) -> int:
@@ -89,7 +92,7 @@ class SamplingPlan:
 
     @property
     def activation_bytes(self) -> int:
-        """Peak beside the weights, LoRAs among it."""
+        """Peak beside the weights, LoRAs and features among it."""
         peak = activation_bytes(
             self.config,
             self.latent_shape,
@@ -98,7 +101,7 @@ class SamplingPlan:
             self.weights.unpacked_bytes,
             self.attention,
         )
-        return peak + self.lora_bytes
+        return peak + self.lora_bytes + self.feature_bytes
 
     @property
     def peak_bytes(self) -> int:
@@ -138,11 +141,13 @@ class SamplingPlan:
                 f"({self.streamed_bytes / 1e9:.1f} GB a step, {effect})"
             )
         groups = "" if self.head_groups == 1 else f", attention in {self.head_groups} groups of heads"
-        loras = f", LoRAs {self.lora_bytes / 1e9:.2f}" if self.lora_bytes else ""
+        beside = {"LoRAs": self.lora_bytes, "features": self.feature_bytes}
+        told = "".join(f", {name} {size / 1e9:.2f}" for name, size in beside.items() if size)
+        activations = self.activation_bytes - sum(beside.values())
         return (
             f"{weights}{groups}\n"
             f"predicted peak {self.peak_bytes / 1e9:.2f} GB of {self.free_bytes / 1e9:.2f} GB free: weights "
-            f"{self.weights_bytes / 1e9:.2f}{loras}, activations {(self.activation_bytes - self.lora_bytes) / 1e9:.2f}"
+            f"{self.weights_bytes / 1e9:.2f}{told}, activations {activations / 1e9:.2f}"
         )
 
     def _waiting(self) -> list[int]:
@@ -160,14 +165,16 @@ def plan_sampling(
     resident_blocks: int | None = None,
     attention: str = "auto",
     lora_bytes: int = 0,
+    feature_bytes: int = 0,
 ) -> SamplingPlan:
     """The fastest way to sample a latent [B, C, T, H, W] within ``free_bytes``; ``resident_blocks`` may be given.
 
-    ``attention`` and ``lora_bytes`` as in ``SamplingPlan``. Raises ``DoesNotFitError`` with the least that is needed if
-    nothing fits.
+    ``attention``, ``lora_bytes`` and ``feature_bytes`` as in ``SamplingPlan``. Raises ``DoesNotFitError`` with the
+    least that is needed if nothing fits.
     """
+    plan = partial(SamplingPlan, config, weights, latent_shape, dtype_bytes, free_bytes)
     plans = [
-        SamplingPlan(config, weights, latent_shape, dtype_bytes, free_bytes, resident, groups, attention, lora_bytes)
+        plan(resident, groups, attention, lora_bytes, feature_bytes)
         for groups in head_groups(config)
         for resident in (range(len(weights.block_bytes) + 1) if resident_blocks is None else [resident_blocks])
     ]

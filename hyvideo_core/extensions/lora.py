@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hyvideo_core.errors import CheckpointError
 from hyvideo_core.model.dit import DiT
 from hyvideo_core.ops import Linear, LowRank
 from hyvideo_core.sample.seams import Evaluation, Extension, Predict, Run
@@ -81,8 +82,15 @@ def attached(terms: Sequence[Term]) -> Iterator[None]:
 def _add_patches(term: LowRank, conv: nn.Module, inputs: tuple[torch.Tensor], out: torch.Tensor) -> torch.Tensor:
     """The term of a convolution whose stride is its patch: ``down`` is one such convolution, ``up`` mixes channels."""
     assert isinstance(conv, nn.Conv3d)
-    kernel = term.down.unflatten(1, conv.weight.shape[1:])
-    narrow = F.conv3d(inputs[0], kernel, stride=conv.stride)
+    kernel = term.down.unflatten(1, (-1, *conv.weight.shape[2:]))
+    channels, found = kernel.shape[1], inputs[0].shape[1]
+    if channels > found:
+        raise CheckpointError(
+            f"A LoRA takes {channels} input channels, but only the {found} of the latent are given. It was trained for "
+            "a first and a last frame: give it both by HyVideo Keyframes, or take it away."
+        )
+    # A LoRA of a model with a narrower input knows the first channels, those of the latent.
+    narrow = F.conv3d(inputs[0][:, :channels], kernel, stride=conv.stride)
     return out.add(F.conv3d(narrow, term.up[..., None, None, None]), alpha=term.strength)
 
 

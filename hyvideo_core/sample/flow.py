@@ -18,7 +18,10 @@ from hyvideo_core.types import Conditioning
 
 
 class Flow:
-    """What a solver asks for the velocity; extensions are those of one run, started."""
+    """What a solver asks for the velocity; extensions are those of one run, started; ``side`` as in ``Evaluation``.
+
+    A run from clean to noise goes ``backwards``: what acts at the beginning of other runs, acts at its end.
+    """
 
     def __init__(
         self,
@@ -27,18 +30,32 @@ class Flow:
         guidance: Guidance,
         running: Sequence[Running],
         steps: int,
+        side: str = "",
+        backwards: bool = False,
     ) -> None:
         self.dit, self.prompts, self.guidance, self.running, self.steps = dit, prompts, guidance, running, steps
+        self.side, self.backwards = side, backwards
         self._composed: dict[tuple[bool, ...], Predict] = {}
+        # All of them now and in the order of steps, also of steps that a resumed run need not make again: extensions
+        # may then tell one set from another by its number, which is the same in both runs.
+        for step in range(steps):
+            self._predict(self.active(step))
 
     def active(self, step: int) -> list[Running]:
         """The extensions that act in a step."""
-        return [pair for pair in self.running if pair[0].when.contains(step, self.steps)]
+        place = self.steps - 1 - step if self.backwards else step
+        return [pair for pair in self.running if pair[0].when.contains(place, self.steps)]
+
+    def held(self, x: torch.Tensor, sigma: float, step: int) -> torch.Tensor:
+        """x [B, C, T, H, W] at σ with what the extensions hold in a step put back."""
+        return passed("hold", self.active(step), x, sigma)
 
     def velocity(self, x: torch.Tensor, sigma: float, step: int, stage: int = 0) -> torch.Tensor:
         """The guided velocity at x [B, C, T, H, W] and σ. Raises ``NumericsError`` where it is not finite."""
         active = self.active(step)
-        positive = Evaluation(x, sigma, step, self.steps, self.prompts["positive"], "positive", stage=stage)
+        positive = Evaluation(
+            x, sigma, step, self.steps, self.prompts["positive"], "positive", stage=stage, side=self.side
+        )
         branches = [each for extension, state in active for each in extension.branches(positive, state)]
         if self.guidance.uses_negative(step, self.steps):
             branches.insert(0, Branch("negative", self.guidance.cfg - 1, self.prompts["negative"]))
@@ -112,6 +129,16 @@ def fitted(prompt: Conditioning, x: torch.Tensor) -> Conditioning:
         return prompt
     mask = None if prompt.text_mask is None else prompt.text_mask.expand(batch, -1)
     return Conditioning(prompt.text.expand(batch, -1, -1), prompt.pooled.expand(batch, -1), mask)
+
+
+def fitted_prompts(
+    x: torch.Tensor, positive: Conditioning, negative: Conditioning | None, guidance: Guidance
+) -> dict[str, Conditioning]:
+    """The prompts that guidance asks for, by their branches' names, each fitted to x."""
+    prompts = {"positive": fitted(positive, x)}
+    if guidance.cfg > 1 and negative is not None:
+        prompts["negative"] = fitted(negative, x)
+    return prompts
 
 
 def joined(*prompts: Conditioning) -> Conditioning:

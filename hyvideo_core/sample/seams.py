@@ -1,15 +1,16 @@
 """How a feature plugs into sampling without touching the others.
 
 A feature is a frozen dataclass deriving from ``Extension``. It may wrap one whole evaluation, all blocks,
-each block, or each attention call; change the latent that a run begins with; hold a part of the latent; and
-take part in guidance, by evaluations to steer away from or by changing what comes of them.
+each block, or each attention call; change the latent that a run begins with; hold a part of the latent; take
+part in guidance, by evaluations to steer away from or by changing what comes of them; and say what must be
+remembered of its state for a run to go on in another process.
 ``rank`` fixes the nesting (lower is further out), so the order in which extensions were added is irrelevant.
 State lives in what ``start`` returns, never on modules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -19,9 +20,14 @@ import torch
 from torch import nn
 
 from hyvideo_core.attention import AttentionKernel
+from hyvideo_core.configs import DiTConfig
 from hyvideo_core.model.blocks import Attention, Stream
 from hyvideo_core.model.dit import DiT, Rope, RunBlock, RunBlocks, Seams
 from hyvideo_core.types import Conditioning, Interval
+
+#: What an evaluation's prompt says, where it is not what a run shall show: the clip that an edit or inversion is given.
+SOURCE, INVERSION = "source", "inversion"
+TARGET = "target"
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,8 @@ class Evaluation:
     """One evaluation of the transformer: which latent, at which noise level, for which prompt.
 
     ``branch`` names the guidance branch ("positive", "negative", …), ``part`` the frames where x is a part of them all,
-    ``stage`` counts a solver's evaluations within a step: caches tell evaluations apart by these three (``key``).
+    ``stage`` counts the evaluations of one branch within a step. ``side`` is ``SOURCE`` or ``TARGET`` in an edit, which
+    follows two clips at once, and ``INVERSION`` in one. Caches tell evaluations apart by these four (``key``).
     ``token_replace`` says that frame 0 of x is the latent of a given image (``DiT.forward``).
     """
 
@@ -42,11 +49,12 @@ class Evaluation:
     token_replace: bool = False
     stage: int = 0
     part: tuple[int, ...] = ()
+    side: str = ""
 
     @property
     def key(self) -> tuple[str, int, tuple[int, ...]]:
         """What stays the same from step to step for evaluations that follow on each other."""
-        return self.branch, self.stage, self.part
+        return f"{self.side} {self.branch}".lstrip(), self.stage, self.part
 
 
 @dataclass(frozen=True)
@@ -98,16 +106,29 @@ class Extension:
     def check_latent(self, x: torch.Tensor) -> None:
         """Raise ``ValueError`` or ``HyVideoError`` for an x [B, C, T, H, W] it cannot act on; asked before loading."""
 
+    def check_beside(self, others: Sequence[Extension], x: torch.Tensor) -> None:
+        """Raise ``ValueError`` or ``HyVideoError`` for others of the run it cannot act beside; asked before loading."""
+
+    def outside(self, config: DiTConfig) -> DiTConfig:
+        """The configuration that a latent and prompts must fit where this acts: of a transformer ``config`` inside.
+
+        Raises ``ValueError`` or ``HyVideoError`` for transformers it cannot act on; asked before loading.
+        """
+        return config
+
     def start(self, run: Run) -> Any:
         """Per-run state, handed to all that follow; cleanup goes on ``run.stack``."""
         return run
 
-    def begin(self, x: torch.Tensor, state: Any) -> torch.Tensor:
-        """What the first step begins with instead of x."""
+    def begin(self, x: torch.Tensor, sigma: float, state: Any) -> torch.Tensor:
+        """What the first step begins with instead of x, which is at the noise level σ: nothing but noise at 1."""
         return x
 
-    def hold(self, x: torch.Tensor, state: Any) -> torch.Tensor:
-        """x with what no step may change put back; x is a latent before or after a step, or a clean estimate."""
+    def hold(self, x: torch.Tensor, sigma: float, state: Any) -> torch.Tensor:
+        """x with what no step may change put back at the noise level σ that x is at; asked again, it changes nothing.
+
+        x is a latent before or after a step, or an estimate of what the run ends with.
+        """
         return x
 
     def branches(self, evaluation: Evaluation, state: Any) -> Sequence[Branch]:
@@ -129,6 +150,13 @@ class Extension:
     def report(self, state: Any) -> str:
         """What is worth telling of the run when it is over, in one line; empty for nothing."""
         return ""
+
+    def keep(self, state: Any) -> Mapping[str, torch.Tensor]:
+        """What of the state later steps depend on, in tensors that the run will not change; asked after a step."""
+        return {}
+
+    def restore(self, state: Any, kept: Mapping[str, torch.Tensor]) -> None:
+        """Bring a new state to what ``keep`` told; the tensors are on the model's device."""
 
     def wrap_predict(self, inner: Predict, state: Any) -> Predict:
         """Around one whole evaluation."""

@@ -14,6 +14,7 @@ from torch import nn
 from hyvideo_core.errors import PromptError
 from hyvideo_core.text.templates import Template, require_prompts
 from hyvideo_core.text.tokenizers import LlamaTokenizer
+from hyvideo_core.text.weights import WeightedPrompt, reweighted
 
 #: Layers at the end whose output the transformer never sees; they are not even loaded.
 SKIPPED_LAYERS = 2
@@ -56,7 +57,7 @@ class MLLMEncoder(nn.Module):
 
     @torch.inference_mode()
     def encode(
-        self, prompts: Sequence[str], template: Template, truncate: bool = False
+        self, prompts: Sequence[str | WeightedPrompt], template: Template, truncate: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Hidden states [B, L, D] and mask [B, L], L the longest prompt's valid tokens; padded rows are zero.
 
@@ -66,9 +67,14 @@ class MLLMEncoder(nn.Module):
         require_prompts(prompts)
         rows = []
         for prompt in prompts:
-            ids, crop = self.tokenize(prompt, template, truncate)
+            text = prompt.text if isinstance(prompt, WeightedPrompt) else prompt
+            ids, crop = self.tokenize(text, template, truncate)
             batch = torch.tensor([ids], device=next(self.llama.parameters()).device)
-            rows.append(self.llama(input_ids=batch, use_cache=False).last_hidden_state[0, crop:])
+            found = self.llama(input_ids=batch, use_cache=False).last_hidden_state[0, crop:]
+            if isinstance(prompt, WeightedPrompt):
+                places = self.tokenizer.places(template.fill(text))[crop : len(ids)]
+                found = reweighted(found, prompt, places, len(template.before))
+            rows.append(found)
         hidden = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         lengths = torch.tensor([len(row) for row in rows], device=hidden.device)
         mask = torch.arange(hidden.shape[1], device=hidden.device)[None] < lengths[:, None]

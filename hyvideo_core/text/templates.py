@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from hyvideo_core.errors import PromptError
 
 PLACEHOLDER = "{}"
+#: What the tokenizer puts before every text.
+BEGIN = "<|begin_of_text|>"
 #: Tokens of template and prompt together, for every template of the original.
 MAX_LENGTH = 351
 
@@ -22,7 +24,7 @@ class Template:
 
     ``text`` holds one ``{}`` where the prompt goes; the first ``crop_start`` tokens of the result are dropped (None:
     all before the prompt); ``max_length`` tokens are the limit of the whole. Raises ``PromptError`` for a text with
-    no placeholder or several, and for a crop beyond the limit.
+    no placeholder or several, for one with <|begin_of_text|>, and for a crop beyond the limit.
     """
 
     name: str
@@ -36,6 +38,11 @@ class Template:
             raise PromptError(
                 f"template '{self.name}' has {found} placeholders {PLACEHOLDER}, but must have exactly one, where the "
                 "prompt goes."
+            )
+        if BEGIN in self.text:
+            raise PromptError(
+                f"template '{self.name}' has {BEGIN}, which the tokenizer puts before every text itself. Delete it, or "
+                "the language model reads it twice."
             )
         if self.crop_start is not None and not 0 <= self.crop_start < self.max_length:
             raise PromptError(
@@ -82,12 +89,18 @@ IMAGE = Template(
 )
 
 
-def require_prompts(prompts: Sequence[str]) -> None:
+def require_prompts(prompts: Sequence[object]) -> None:
     """Raise ``PromptError`` for no prompts, and for a lone string, which would be taken letter by letter."""
     if isinstance(prompts, str) or not prompts:
         raise PromptError(f"prompts is {prompts!r}, but must be a list of one prompt or more, such as ['a cat'].")
 
 
 def custom(text: str, crop_start: int | None = None) -> Template:
-    """A template of the user's own. Raises ``PromptError`` as ``Template`` does."""
+    """A template of the user's own. Raises ``PromptError`` as ``Template`` does.
+
+    Without ``crop_start`` the tokenizer tells, for each prompt, how many tokens lie before it; all of them are dropped.
+    Special tokens in the text, such as <|start_header_id|> and <|eot_id|>, are read as the tokens they name: dropped
+    like any other before the prompt, kept as rows like any other after it. The model was trained on rows that end with
+    <|eot_id|>, so a text should end with {}<|eot_id|>.
+    """
     return Template("custom", text, crop_start)

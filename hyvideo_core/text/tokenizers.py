@@ -20,7 +20,7 @@ from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 from tokenizers.processors import TemplateProcessing
 
 from hyvideo_core.errors import PromptError, TokenizerError
-from hyvideo_core.text.templates import IMAGE, VIDEO
+from hyvideo_core.text.templates import BEGIN, IMAGE, VIDEO
 from hyvideo_core.text.vocabulary import OwnVocabulary
 
 LLAMA_BOS, LLAMA_IMAGE, LLAMA_PAD = 128000, 128257, 128258
@@ -45,7 +45,7 @@ CLIP_SELF_TEST: dict[str, list[int]] = {
 }  # fmt: skip
 
 #: The token before every text, and with it those of Llama-3 and LLaVA that a text may hold.
-LLAMA_BEGIN = "<|begin_of_text|>"
+LLAMA_BEGIN = BEGIN
 LLAMA_SPECIAL = (
     LLAMA_BEGIN, "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<image>", "<pad>",
 )  # fmt: skip
@@ -98,7 +98,15 @@ class LlamaTokenizer:
 
         Counted in the whole text, since a word takes the space before it into its own token.
         """
-        return sum(end <= length for _, end in self._tokenizer.encode(_unicode(text)).offsets)
+        return sum(end <= length for _, end in self.places(text))
+
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """The characters of each token of ``text``, first and end; none for <|begin_of_text|>.
+
+        A character that takes several tokens, such as an emoji, belongs to each of them.
+        """
+        found: list[tuple[int, int]] = self._tokenizer.encode(_unicode(text)).offsets
+        return found
 
 
 class CLIPTokenizer:

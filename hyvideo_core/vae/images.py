@@ -7,13 +7,18 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
-from hyvideo_core.errors import NumericsError
+from hyvideo_core.errors import GeometryError, NumericsError
 from hyvideo_core.vae.autoencoder import VAE, Progress
 from hyvideo_core.vae.tiling import Tiling
 
 
 def covering(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Images [F, H, W, 1, 3 or 4] in 0–1 as clips of one frame [F, 3, 1, height, width] in −1…1.
+    """Images [F, H, W, 1, 3 or 4] in 0–1 as clips of one frame [F, 3, 1, height, width] in −1…1: ``fitted``."""
+    return fitted(images, height, width).movedim(-1, 1).unsqueeze(2) * 2 - 1
+
+
+def fitted(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Images [F, H, W, 1, 3 or 4] in 0–1 as such of another size, [F, height, width, 3].
 
     Of each the largest part of that shape is taken, from the middle, and scaled to that size in pixels. A fourth
     channel, alpha, is left out.
@@ -25,7 +30,24 @@ def covering(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
     part = part.expand(*part.shape[:3], 3).movedim(-1, 1)
     if (rows, columns) != (height, width):
         part = F.interpolate(part, (height, width), mode="bilinear", antialias=True)
-    return part.unsqueeze(2) * 2 - 1
+    return part.movedim(1, -1)
+
+
+def keyframe_clip(start: torch.Tensor, end: torch.Tensor, frames: int) -> torch.Tensor:
+    """A clip [B, 3, frames, H, W] in −1…1 that is black but for its first and its last frame.
+
+    ``start`` and ``end`` [B, 3, 1, H, W] are as ``covering`` gives them. Raises ``GeometryError`` for other shapes and
+    for fewer than 5 frames. Source: dashtoon/hunyuan-video-keyframe-control-lora (prepare_conditioning).
+    """
+    if start.shape != end.shape or start.ndim != 5 or start.shape[2] != 1:
+        raise GeometryError(
+            f"The first frame is {list(start.shape)} and the last {list(end.shape)}, but both must be one frame of one "
+            "size and number. Scale both images to the size of the video."
+        )
+    if frames < 5:
+        raise GeometryError(f"frames is {frames}, but must be 5 or more: there is something between two images.")
+    black = -torch.ones_like(start)
+    return torch.cat((start, black.expand(-1, -1, frames - 2, -1, -1), end), dim=2)
 
 
 def decoded_images(

@@ -13,9 +13,10 @@ from hyvideo_core.weights.dit import (
     set_fast_products,
 )
 from hyvideo_core.weights.files import parameter_count, size_on_disk_bytes
-from hyvideo_core.weights.lora import Lora, lora_bytes, merge
+from hyvideo_core.weights.lora import Lora, lora_bytes, lora_shapes, merge, widened_channels
 from hyvideo_core.weights.text import describe_clip, describe_mllm, holds_tokenizer, load_clip, load_mllm
 from hyvideo_core.weights.vae import describe_vae, load_vae
+from hyvideo_core.weights.vision import describe_vision, load_vision
 
 __all__ = [
     "KINDS",
@@ -27,6 +28,7 @@ __all__ = [
     "describe_dit",
     "describe_mllm",
     "describe_vae",
+    "describe_vision",
     "detect_dit",
     "holds_tokenizer",
     "inspect_dit",
@@ -35,9 +37,12 @@ __all__ = [
     "load_dit",
     "load_mllm",
     "load_vae",
+    "load_vision",
     "lora_bytes",
+    "lora_shapes",
     "merge",
     "parameter_count",
     "set_fast_products",
     "size_on_disk_bytes",
+    "widened_channels",
 ]

@@ -21,6 +21,7 @@ _MARKERS = (
     ("decoder.conv_norm_out", "a VAE"),
     ("decoder.mid.block_1", "a VAE"),
     ("text_model.encoder.layers", "a CLIP text encoder"),
+    ("vision_model.encoder.layers", "a CLIP vision tower"),
     ("self_attn.q_proj", "a language model"),
     ("double_blocks.", "a Flux-style transformer"),
     ("transformer_blocks.", "another diffusion transformer"),

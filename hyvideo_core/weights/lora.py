@@ -13,25 +13,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from hyvideo_core.configs import DiTConfig
 from hyvideo_core.errors import CheckpointError
 from hyvideo_core.model.dit import DiT
 from hyvideo_core.ops import PLAIN, Linear, LowRank, Stored, fp8
+from hyvideo_core.weights.block_names import BLOCK_GROUPS, BlockRange, entries, read_range
 from hyvideo_core.weights.lora_file import outlined, read_lora
 
-GROUPS = ("double", "single", "other")
-_ENTRY = re.compile(r"(?P<group>[a-z]+)(?:\s+(?P<first>\d+)(?:\s*-\s*(?P<last>\d+))?)?\s*:\s*(?P<strength>\S+)")
+OTHER = "other"
+GROUPS = (*BLOCK_GROUPS, OTHER)
 
 
 @dataclass(frozen=True)
 class BlockStrength:
-    """A factor for blocks ``first`` to ``last`` of one of ``GROUPS``."""
+    """A factor for some blocks of one of ``GROUPS``."""
 
-    group: str
-    first: int
-    last: float
+    blocks: BlockRange
     strength: float
 
 
@@ -59,22 +59,21 @@ class Lora:
 
         ``modules``: names of all modules of the model. Raises ``ValueError`` if it lacks a block that is named.
         """
-        entries = parse_blocks(self.blocks)
-        _check_range(entries, modules)
-        strengths = {module: term.strength * self.strength * _factor(entries, module) for module, term in terms.items()}
+        factors = parse_blocks(self.blocks)
+        _check_range(factors, modules)
+        strengths = {module: term.strength * self.strength * _factor(factors, module) for module, term in terms.items()}
         return {module: replace(terms[module], strength=value) for module, value in strengths.items() if value != 0}
 
 
 def parse_blocks(text: str) -> tuple[BlockStrength, ...]:
     """The entries of a text as in ``Lora.blocks``. Raises ``ValueError`` naming the entry and what is wrong."""
-    entries: list[BlockStrength] = []
-    for part in filter(None, (part.strip() for part in re.split(r"[,;\n]", text))):
+    found: list[BlockStrength] = []
+    for part in entries(text):
         entry = _entry(part)
-        for other in entries:
-            if other.group == entry.group and entry.first <= other.last and other.first <= entry.last:
-                raise ValueError(f"Block strengths: '{part}' names blocks that an entry before it names already.")
-        entries.append(entry)
-    return tuple(entries)
+        if any(entry.blocks.meets(other.blocks) for other in found):
+            raise ValueError(f"Block strengths: '{part}' names blocks that an entry before it names already.")
+        found.append(entry)
+    return tuple(found)
 
 
 def lora_shapes(dit: DiT) -> dict[str, tuple[int, ...]]:
@@ -106,6 +105,19 @@ def lora_bytes(loras: Iterable[Lora], config: DiTConfig, dtype: torch.dtype) -> 
     )
 
 
+def widened_channels(terms: Mapping[str, LowRank], shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """How many input channels a LoRA's terms take where they are more than the model's; 0 where none are.
+
+    Such a LoRA is for keyframes and needs them beside the latent (``extensions.Keyframes``).
+    """
+    found = 0
+    for name, term in terms.items():
+        _, channels, *patch = shapes[name]
+        taken = term.down.shape[1] // math.prod(patch)
+        found = max(found, taken if taken > channels else 0)
+    return found
+
+
 def merge(dit: DiT, loras: Iterable[Lora]) -> None:
     """Add LoRAs to the transformer's weights, summed in float32, each weight stored as it was before.
 
@@ -126,6 +138,11 @@ def merge(dit: DiT, loras: Iterable[Lora]) -> None:
                 f"LoRAs cannot be merged into {name}: it is stored as {module.packing.name}, which can be unpacked "
                 "but not packed again. Apply the LoRAs while the model runs instead, or load a bf16 or fp8 model."
             )
+        if widest := max(widened_channels({name: term}, shapes) for term in terms[name]):
+            raise CheckpointError(
+                f"A LoRA for keyframes cannot be merged into {name}: it takes {widest} input channels, but the model "
+                f"takes {shapes[name][1]}. Apply it while the model runs instead."
+            )
     for name, module in modules.items():
         _add(module, terms[name])
 
@@ -143,13 +160,16 @@ def _add(module: nn.Module, terms: list[LowRank]) -> None:
 def _sum(weight: torch.Tensor, terms: list[LowRank]) -> torch.Tensor:
     """Never in place: a float32 weight is the very tensor of its file."""
     for term in terms:
-        weight = weight + term.to(weight.device, torch.float32).delta().view_as(weight)
+        delta = term.to(weight.device, torch.float32).delta()
+        # Of a patch embedding, a LoRA may know the first channels alone.
+        missing = weight[0].numel() - delta.shape[1]
+        weight = weight + F.pad(delta, (0, missing)).view_as(weight)
     return weight
 
 
-def _factor(entries: Iterable[BlockStrength], module: str) -> float:
+def _factor(factors: Iterable[BlockStrength], module: str) -> float:
     group, number = _block(module)
-    return next((e.strength for e in entries if e.group == group and e.first <= number <= e.last), 1.0)
+    return next((e.strength for e in factors if e.blocks.group == group and e.blocks.contains(number)), 1.0)
 
 
 def _block(module: str) -> tuple[str, int]:
@@ -158,38 +178,39 @@ def _block(module: str) -> tuple[str, int]:
     return (match[1], int(match[2])) if match else ("other", 0)
 
 
-def _check_range(entries: Iterable[BlockStrength], modules: Iterable[str]) -> None:
-    last: dict[str, int] = {}
+def _check_range(factors: Iterable[BlockStrength], modules: Iterable[str]) -> None:
+    ends: dict[str, int] = {}
     for group, number in map(_block, modules):
-        last[group] = max(number, last.get(group, 0))
-    for entry in entries:
-        if entry.last < math.inf and entry.last > last.get(entry.group, -1):
+        ends[group] = max(number, ends.get(group, 0))
+    for blocks in (entry.blocks for entry in factors):
+        if blocks.last is not None and blocks.last > ends.get(blocks.group, -1):
             raise ValueError(
-                f"Block strengths: there is an entry for {entry.group} block {entry.last}, but the {entry.group} "
-                f"blocks of this model end at {last.get(entry.group)}."
+                f"Block strengths: there is an entry for {blocks.group} block {blocks.last}, but the {blocks.group} "
+                f"blocks of this model end at {ends.get(blocks.group)}."
             )
 
 
 def _entry(text: str) -> BlockStrength:
-    match = _ENTRY.fullmatch(text)
-    if match is None:
+    named, _, value = (part.strip() for part in text.partition(":"))
+    try:
+        blocks = read_range(named)
+    except ValueError as error:
+        raise ValueError(f"Block strengths: '{text}' {error}") from error
+    if blocks is None or not value:
         raise ValueError(
             f"Block strengths: '{text}' cannot be read. Write entries like 'double 0-19: 0.5' or 'single 7: 0', "
             "separated by commas."
         )
-    group, first, last = match["group"], match["first"], match["last"]
-    if group not in GROUPS:
-        raise ValueError(f"Block strengths: '{text}' begins with '{group}', but must with one of {', '.join(GROUPS)}.")
-    if group == "other" and first is not None:
-        raise ValueError(f"Block strengths: '{text}' numbers what has no numbers. Write 'other: {match['strength']}'.")
-    if last is not None and int(last) < int(first):
-        raise ValueError(f"Block strengths: '{text}' ends before it begins. Swap {first} and {last}.")
+    if blocks.group not in GROUPS:
+        raise ValueError(
+            f"Block strengths: '{text}' begins with '{blocks.group}', but must with one of {', '.join(GROUPS)}."
+        )
+    if blocks.group == OTHER and blocks.last is not None:
+        raise ValueError(f"Block strengths: '{text}' numbers what has no numbers. Write 'other: {value}'.")
     try:
-        strength = float(match["strength"])
+        strength = float(value)
     except ValueError:
         strength = math.nan
     if not math.isfinite(strength):
-        raise ValueError(f"Block strengths: '{text}' has the strength '{match['strength']}', which is no number.")
-    if first is None:
-        return BlockStrength(group, 0, math.inf, strength)
-    return BlockStrength(group, int(first), int(last or first), strength)
+        raise ValueError(f"Block strengths: '{text}' has the strength '{value}', which is no number.")
+    return BlockStrength(blocks, strength)

@@ -114,11 +114,14 @@ def outlined(path: Path, shapes: Shapes) -> dict[str, LowRank]:
     """
     checkpoint = open_checkpoint(path)
     ranks: dict[str, int] = defaultdict(int)
+    columns: dict[str, int] = {}
     for home, by_role in _keys(checkpoint, shapes)[0].items():
-        ranks[home.module] += checkpoint.shapes[by_role["down"]][0]
+        rank, *taken = checkpoint.shapes[by_role["down"]]
+        ranks[home.module] += rank
+        columns[home.module] = math.prod(taken)
     return {
         module: LowRank(
-            torch.empty(rank, math.prod(shapes[module][1:]), device="meta"),
+            torch.empty(rank, columns[module], device="meta"),
             torch.empty(shapes[module][0], rank, device="meta"),
         )
         for module, rank in ranks.items()
@@ -161,12 +164,20 @@ def _part(
     checkpoint: Checkpoint, home: Home, keys: Mapping[str, str], shape: tuple[int, ...], default_alpha: float | None
 ) -> _Part:
     down, up = _matrix(checkpoint, keys["down"]), _matrix(checkpoint, keys["up"])
-    columns = math.prod(shape[1:])
     rank = down.shape[0]
-    if rank < 1 or down.shape[1] != columns or up.shape != (home.rows, rank):
+    if rank < 1 or not _takes(checkpoint.shapes[keys["down"]], shape) or up.shape != (home.rows, rank):
         raise CheckpointError(_misfit(checkpoint, home, keys, shape))
     alpha = _alpha(checkpoint, keys["alpha"]) if "alpha" in keys else default_alpha
     return _Part(home, down, up, 1.0 if alpha is None else alpha / rank)
+
+
+def _takes(down: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether a down matrix takes what a weight of ``shape`` takes; over patches of either's first channels too.
+
+    LoRAs for keyframes widen the patch embedding, those of text-to-video are narrower than an image-to-video model.
+    """
+    is_patch = len(shape) > 2 and len(down) == len(shape) and down[2:] == shape[2:] and down[1] > 0
+    return is_patch or math.prod(down[1:]) == math.prod(shape[1:])
 
 
 def _joined(parts: Sequence[_Part], rows: int) -> LowRank:
@@ -288,12 +299,6 @@ def _no_home(checkpoint: Checkpoint) -> str:
 
 def _misfit(checkpoint: Checkpoint, home: Home, keys: Mapping[str, str], shape: tuple[int, ...]) -> str:
     down, up = checkpoint.shapes[keys["down"]], checkpoint.shapes[keys["up"]]
-    if len(shape) > 2 and len(down) == len(shape) and down[1] != shape[1]:
-        return (
-            f"{checkpoint.path.name} widens {home.module} from {shape[1]} to {down[1]} input channels ({keys['down']} "
-            f"is {list(down)}), as LoRAs for keyframes or image control do. That needs a second latent as input, "
-            "which is not built yet. Choose a LoRA without it."
-        )
     return (
         f"{checkpoint.path.name}: the term of {home.module} is {keys['down']} {list(down)} and {keys['up']} "
         f"{list(up)}, but [rank, {math.prod(shape[1:])}] and [{home.rows}, rank] are needed. The LoRA belongs to a "

@@ -64,7 +64,7 @@ def load_mllm(
     """
     official = None if holds_tokenizer(path) else LlamaTokenizer(_named(tokenizer, path))
     checkpoint, prefix = _open_mllm(path)
-    settings = _llama_settings(checkpoint, prefix, _stated(path, checkpoint, config))
+    settings = _llama_settings(checkpoint, prefix, stated_config(path, checkpoint, config))
     ids = official or LlamaTokenizer(_own_vocabulary(checkpoint, settings))
     llama = materialise(
         lambda: _build_llama(settings),
@@ -90,7 +90,7 @@ def load_clip(
     """CLIP's text model at ``path`` (a file, or a folder with config.json). Arguments and errors as ``load_mllm``."""
     official = None if holds_tokenizer(path) else CLIPTokenizer(_named(tokenizer, path))
     checkpoint, prefix = _open_clip(path)
-    settings = _clip_settings(checkpoint, prefix, _stated(path, checkpoint, config))
+    settings = _clip_settings(checkpoint, prefix, stated_config(path, checkpoint, config))
     ids = official or CLIPTokenizer(_own_vocabulary(checkpoint, settings))
     clip = materialise(
         lambda: _build_clip(settings, ids.end),
@@ -120,7 +120,7 @@ def holds_tokenizer(path: str | Path) -> bool:
 def describe_mllm(path: str | Path) -> str:
     """One line on a language model, from its header. Raises ``CheckpointError`` for other models."""
     checkpoint, prefix = _open_mllm(path)
-    found = _llama_settings(checkpoint, prefix, _stated(path, checkpoint, None))
+    found = _llama_settings(checkpoint, prefix, stated_config(path, checkpoint, None))
     layers = found["num_hidden_layers"] + SKIPPED_LAYERS
     return f"language model, {layers} layers of {found['hidden_size']}, {found['vocab_size']:,} tokens"
 
@@ -128,7 +128,7 @@ def describe_mllm(path: str | Path) -> str:
 def describe_clip(path: str | Path) -> str:
     """One line on a CLIP text model, from its header. Raises ``CheckpointError`` for other models."""
     checkpoint, prefix = _open_clip(path)
-    found = _clip_settings(checkpoint, prefix, _stated(path, checkpoint, None))
+    found = _clip_settings(checkpoint, prefix, stated_config(path, checkpoint, None))
     return f"CLIP text model, {found['num_hidden_layers']} layers of {found['hidden_size']}"
 
 
@@ -150,7 +150,7 @@ def _open_mllm(path: str | Path) -> tuple[Checkpoint, str]:
         "the language model was expected. Choose llava_llama3_fp16.safetensors or the folder "
         "llava-llama-3-8b-text-encoder-tokenizer."
     )
-    checkpoint, prefix = _open(path, LLAMA_PREFIXES, anchors, wanted)
+    checkpoint, prefix = open_text_model(path, LLAMA_PREFIXES, anchors, wanted)
     layer = prefix + "layers.0."
     names = {name.removeprefix(layer) for name in checkpoint if name.startswith(layer) and not is_auxiliary(name)}
     if others := sorted(names - LLAMA_LAYER - {LLAMA_BUFFER}):
@@ -174,11 +174,16 @@ def _open_clip(path: str | Path) -> tuple[Checkpoint, str]:
         "embeddings.token_embedding.weight",
     )
     wanted = "CLIP-L's text model was expected. Choose clip_l.safetensors or the folder clip-vit-large-patch14."
-    return _open(path, CLIP_PREFIXES, anchors, wanted)
+    return open_text_model(path, CLIP_PREFIXES, anchors, wanted)
 
 
-def _open(path: str | Path, prefixes: tuple[str, ...], anchors: tuple[str, ...], wanted: str) -> tuple[Checkpoint, str]:
-    """The checkpoint, and the prefix under which it holds a matrix of each name in ``anchors``."""
+def open_text_model(
+    path: str | Path, prefixes: tuple[str, ...], anchors: tuple[str, ...], wanted: str
+) -> tuple[Checkpoint, str]:
+    """The checkpoint, and the first of ``prefixes`` under which it holds a matrix of each name in ``anchors``.
+
+    ``wanted`` ends the message of the ``CheckpointError`` raised where there is none, or where shards are missing.
+    """
     path = Path(path)
     if path.is_dir():
         _require_all_shards(path)
@@ -207,12 +212,17 @@ def _require_all_shards(folder: Path) -> None:
         )
 
 
-def _stated(path: str | Path, checkpoint: Checkpoint, config: Config | None) -> dict[str, Any]:
-    """What ``config``, the folder's config.json or the file's metadata says of the text model; None where silent."""
+def stated_config(
+    path: str | Path, checkpoint: Checkpoint, config: Config | None, part: str = "text_config"
+) -> dict[str, Any]:
+    """What ``config``, the folder's config.json or the file's metadata says of a part of the model; None where silent.
+
+    Raises ``CheckpointError`` for what cannot be read or is no sensible value.
+    """
     file = Path(path) / "config.json"
     try:
         stated = json.loads(file.read_text("utf-8") if file.is_file() else checkpoint.metadata.get("config", "{}"))
-        stated = {**(stated.get("text_config") or stated), **(config or {})}
+        stated = {**(stated.get(part) or stated), **(config or {})}
         rope = {**(stated.get("rope_scaling") or {}), **(stated.get("rope_parameters") or {})}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise CheckpointError(

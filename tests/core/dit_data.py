@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from golden_data import GOLDEN
 from hyvideo_core.configs import DiTConfig
 from hyvideo_core.model import DiT
+from hyvideo_core.sample.seams import Evaluation, Extension, Predict
 from hyvideo_core.types import Conditioning
 
 TINY = DiTConfig(
@@ -87,6 +88,27 @@ def prompt(config: DiTConfig = TINY, *, batch: int = 1, length: int = 5, seed: i
     return Conditioning(
         randn(batch, length, config.text_dim, seed=seed), randn(batch, config.pooled_dim, seed=seed + 1)
     )
+
+
+@dataclass(frozen=True)
+class OneByOne(Extension):
+    """Each clip of a batch evaluated alone: products of matrices round by their sizes, and so by the batch's."""
+
+    rank: ClassVar[int] = -10_000
+
+    def wrap_predict(self, inner: Predict, state: Any) -> Predict:
+        """What each clip's evaluation gives, as a batch."""
+
+        def predict(evaluation: Evaluation) -> torch.Tensor:
+            said = evaluation.conditioning
+            return torch.cat(
+                [
+                    inner(replace(evaluation, x=x[None], conditioning=Conditioning(text[None], pooled[None])))
+                    for x, text, pooled in zip(evaluation.x, said.text, said.pooled, strict=True)
+                ]
+            )
+
+        return predict
 
 
 @cache

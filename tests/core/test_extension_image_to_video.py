@@ -135,6 +135,12 @@ def test_stability_changes_the_video() -> None:
     assert rel_l2(final(replace(PLAIN, stability=True)), final(PLAIN)) > 1e-5
 
 
+def test_a_run_in_two_parts_is_the_whole_run_with_stability_too() -> None:
+    calm, sigmas = replace(PLAIN, stability=True), flow_sigmas(STEPS, 7.0)
+    half = final(calm, sigmas=sigmas[:3])
+    assert torch.equal(final(calm, x=half, sigmas=sigmas[2:]), final(calm, sigmas=sigmas))
+
+
 # --- batches and guidance -----------------------------------------------------------------------------------
 
 
@@ -190,7 +196,7 @@ def test_the_order_of_extensions_is_irrelevant() -> None:
     class Halved(Extension):
         rank: ClassVar[int] = 5
 
-        def begin(self, x: torch.Tensor, state: Any) -> torch.Tensor:
+        def begin(self, x: torch.Tensor, sigma: float, state: Any) -> torch.Tensor:
             return x / 2
 
         def wrap_predict(self, inner: Predict, state: Any) -> Predict:

@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import pytest
@@ -18,6 +19,7 @@ from hyvideo_core.model.blocks import Attention
 from hyvideo_core.model.dit import Rope, RunBlock, RunBlocks
 from hyvideo_core.sample import Guidance, flow_sigmas, sample
 from hyvideo_core.sample.seams import Extension, OnBlock, Predict, Run
+from hyvideo_core.sample.solvers import SOLVERS
 from hyvideo_core.types import Interval
 
 DIT = random_dit()
@@ -209,10 +211,10 @@ class Held(Extension):
     value: float = 0.5
     shift: float = 0.0
 
-    def begin(self, x: torch.Tensor, state: Any) -> torch.Tensor:
+    def begin(self, x: torch.Tensor, sigma: float, state: Any) -> torch.Tensor:
         return x + self.shift
 
-    def hold(self, x: torch.Tensor, state: Any) -> torch.Tensor:
+    def hold(self, x: torch.Tensor, sigma: float, state: Any) -> torch.Tensor:
         return torch.cat((torch.full_like(x[..., :1, :], self.value), x[..., 1:, :]), dim=-2)
 
 
@@ -241,6 +243,24 @@ def test_what_is_held_stays_in_every_latent_and_estimate_and_is_what_the_model_s
 def test_a_hold_acts_only_when_it_is_meant_to() -> None:
     steps = list(start(Held(when=Interval(0.5, 0.75))))
     assert [(step.x[..., 0, :] == 0.5).all().item() for step in steps] == [False, False, True, False]
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_a_hold_is_told_the_level_that_the_latent_is_at(solver: str) -> None:
+    levels: list[float] = []
+
+    @dataclass(frozen=True)
+    class Listens(Extension):
+        def hold(self, x: torch.Tensor, sigma: float, state: Any) -> torch.Tensor:
+            levels.append(sigma)
+            return x
+
+    final(Listens(), solver=SOLVERS[solver])
+    expected = []
+    for sigma, after in pairwise(flow_sigmas(STEPS, 7.0).tolist()):
+        # Before the step, for the clean estimate, where a solver asks once more, and after the step.
+        expected += [sigma, 0.0, after, after] if solver == "heun" and after > 0 else [sigma, 0.0, after]
+    assert levels == expected
 
 
 def test_a_beginning_is_changed_once_and_only_by_what_is_active_then() -> None:

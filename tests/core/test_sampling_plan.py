@@ -16,6 +16,16 @@ from hyvideo_core.attention import registry
 from hyvideo_core.attention.registry import KERNELS, PLAIN, Kernel
 from hyvideo_core.configs import HUNYUAN_VIDEO, DiTConfig
 from hyvideo_core.errors import DoesNotFitError
+from hyvideo_core.extensions import (
+    ContextWindows,
+    FirstBlockCache,
+    SkipGuidance,
+    SlidingTileAttention,
+    TeaCache,
+    TeaCacheCalibration,
+)
+from hyvideo_core.extensions.reserved import reserved_bytes
+from hyvideo_core.extensions.skip_guidance import ISOLATING_BYTES
 from hyvideo_core.model import DiT
 from hyvideo_core.sampling_plan import (
     MARGIN,
@@ -129,6 +139,38 @@ def test_loras_take_their_room_and_are_told() -> None:
     assert same.activation_bytes == plain.activation_bytes + GB
     assert "LoRAs 1.00" in same.describe()
     assert "LoRAs" not in plain.describe()
+
+
+def test_features_take_their_room_and_are_told() -> None:
+    plain, with_features = planned(BF16, HD, 8), planned(BF16, HD, 8, feature_bytes=GB)
+    assert with_features.resident_blocks < plain.resident_blocks
+    same = replace(plain, feature_bytes=GB)
+    assert same.peak_bytes == plain.peak_bytes + GB
+    assert same.describe() == plain.describe().replace(
+        "predicted peak " + f"{plain.peak_bytes / 1e9:.2f}", "predicted peak " + f"{same.peak_bytes / 1e9:.2f}"
+    ).replace(", activations", ", features 1.00, activations")
+
+
+def test_the_room_of_features_is_that_of_caches_and_of_changed_attention() -> None:
+    residual = 33 * 45 * 80 * 3072 * 2
+    disturbed = SkipGuidance(disturbance="attention")
+    window = 11 * 45 * 80 * 3072 * 2
+    for extensions, expected in (
+        ([], 0),
+        ([TeaCache()], residual),
+        ([TeaCache(threshold=0)], 0),
+        ([TeaCache(device="cpu")], 0),
+        ([TeaCache(), SkipGuidance(), SkipGuidance(scale=0)], 2 * residual),
+        ([FirstBlockCache()], 3 * residual),
+        ([TeaCacheCalibration()], residual),
+        ([disturbed, replace(disturbed, scale=0)], ISOLATING_BYTES),
+        ([replace(disturbed, scale=0)], 0),
+        ([SlidingTileAttention()], 4 * residual),
+        # 33 latent frames in four windows of 11 that share some: both prompts, all but the evaluation that runs.
+        ([TeaCache(), ContextWindows(window_frames=41, overlap_frames=12)], 7 * window),
+    ):
+        assert reserved_bytes(extensions, HUNYUAN_VIDEO, HD, 2) == expected, extensions
+    assert reserved_bytes([TeaCache()], HUNYUAN_VIDEO, HD, 2, prompts=1) == 0
 
 
 def test_the_goals_of_the_full_model_are_met_on_paper() -> None:

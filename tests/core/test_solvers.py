@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-from dit_data import prompt, randn, random_dit
+from dit_data import OneByOne, prompt, randn, random_dit
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -156,6 +157,56 @@ def test_the_noise_of_a_level_is_its_own() -> None:
     assert rel_l2(one, two) > 0.5
     assert rel_l2(one, level_noise(NOISE, 6, 0.5)) > 0.5
     assert torch.equal(one, level_noise(NOISE, 5, 0.5))
+
+
+@pytest.mark.parametrize("width", [4, 3])
+def test_the_noise_of_a_clip_is_its_own_in_any_company(width: int) -> None:
+    like = torch.zeros(3, 1, 1, 3, width)
+    drawn = level_noise(like, 5, 0.5)
+    assert all(rel_l2(drawn[i], drawn[j]) > 0.5 for i in range(3) for j in range(i))
+    for numbers in ([2], [1, 2], [2, 0], [1, 1], [0, 1, 2]):
+        assert torch.equal(level_noise(like[: len(numbers)], 5, 0.5, numbers=numbers), drawn[numbers])
+
+
+def test_the_noise_of_a_batch_of_latents_is_one_draw() -> None:
+    """Of 16 numbers or a multiple of it for each clip, as every latent of 16 channels has."""
+    like = torch.zeros(3, 16, 1, 3, 5)
+    generator = torch.Generator().manual_seed(random.Random("5 0.5 0").getrandbits(63))
+    assert torch.equal(level_noise(like, 5, 0.5), torch.randn(like.shape, generator=generator))
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_a_clip_alone_is_the_one_of_its_number_in_a_batch_to_the_last_bit(name: str) -> None:
+    noise = randn(3, 4, 2, 4, 4, seed=3)
+    options = {"sigmas": flow_sigmas(3, 7.0), "solver": SOLVERS[name], "seed": 5, "extensions": [OneByOne()]}
+
+    def final(x: torch.Tensor, **numbered: Any) -> torch.Tensor:
+        return list(sample(DIT, x, prompt(), **options, **numbered))[-1].x
+
+    whole = final(noise)
+    assert torch.equal(final(noise, numbers=[0, 1, 2]), whole)
+    for k in range(3):
+        assert torch.equal(final(noise[k : k + 1], numbers=[k]), whole[k : k + 1])
+    assert torch.equal(final(noise[1:], numbers=[1, 2]), whole[1:])
+    assert rel_l2(final(noise[1:2]), whole[1:2]) > 1e-3
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_a_resumed_run_adds_the_noise_of_its_clips_numbers(name: str) -> None:
+    options = {"sigmas": flow_sigmas(3, 7.0), "solver": SOLVERS[name], "numbers": [2]}
+    steps = sample(DIT, NOISE, prompt(), **options)
+    first = next(steps).checkpoint()
+    whole = list(steps)[-1].x
+    assert torch.equal(list(sample(DIT, NOISE, prompt(), resume=first, **options))[-1].x, whole)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [([0, 1], "numbers has 2 entries for a batch of 1"), ([], "numbers has 0"), ([-1], "numbers holds -1")],
+)
+def test_numbers_that_do_not_fit_are_refused_at_the_call(numbers: list[int], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        sample(DIT, NOISE, prompt(), sigmas=flow_sigmas(3, 7.0), numbers=numbers)
 
 
 @pytest.mark.parametrize("name", ["euler", "heun", *STOCHASTIC])

@@ -103,6 +103,26 @@ def test_a_template_without_exactly_one_place_for_the_prompt_is_refused(text: st
         custom(text)
 
 
+def test_a_template_that_begins_a_text_a_second_time_is_refused() -> None:
+    with pytest.raises(PromptError, match=r"template 'custom' has <\|begin_of_text\|>, which .* Delete it"):
+        custom("<|begin_of_text|>Describe {}")
+
+
+def test_special_tokens_of_a_template_are_tokens_dropped_before_the_prompt_and_kept_after_it(
+    encoder: MLLMEncoder, kept: Kept
+) -> None:
+    template = custom("<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|><|start_header_id|>")
+    ids, crop = encoder.tokenize("cat", template)
+    assert ids[:crop] == [128000, 128006, 882, 128007, 271]
+    assert ids[-2:] == [EOT, 128006]
+    assert kept("cat", template) == "cat<|eot_id|><|start_header_id|>"
+
+
+def test_a_computed_crop_follows_the_tokenizer_from_prompt_to_prompt(encoder: MLLMEncoder) -> None:
+    template = custom("photo {}")  # " cat" takes the space before it, a digit does not
+    assert [encoder.tokenize(prompt, template)[1] for prompt in ("cat", "3 cats")] == [2, 3]
+
+
 @pytest.mark.parametrize("crop", [-1, 351, 10_000])
 def test_a_crop_outside_the_input_is_refused(crop: int) -> None:
     with pytest.raises(PromptError, match=rf"drops {crop} tokens, but that must be 0 to 350"):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from hyvideo_core.vae.images import covering
+from hyvideo_core.vae.images import covering, fitted
 
 SIDES = st.integers(1, 90)
 MULTIPLES = st.integers(1, 4).map(lambda n: 16 * n)
@@ -27,6 +27,14 @@ def test_any_image_becomes_a_clip_of_the_size(rows: int, columns: int, height: i
     assert clips.shape == (2, 3, 1, height, width)
     assert clips.dtype == torch.float32
     assert clips.abs().max() <= 1 + 1e-6
+
+
+@given(SIDES, SIDES, MULTIPLES, MULTIPLES)
+def test_a_fitted_image_is_what_covers_a_video_of_its_size(rows: int, columns: int, height: int, width: int) -> None:
+    image = noise(2, rows, columns, 4)
+    found = fitted(image, height, width)
+    assert found.shape == (2, height, width, 3)
+    assert torch.equal(covering(found, height, width), covering(image, height, width))
 
 
 @given(MULTIPLES, MULTIPLES, st.integers(0, 40), st.booleans())

@@ -441,9 +441,17 @@ def test_the_patch_embedding_is_a_matrix_over_patches(tmp_path: Path) -> None:
     assert torch.allclose(dit.img_in.proj.weight, before + delta, atol=1e-5)
 
 
-def test_a_wider_patch_embedding_is_refused_with_the_reason() -> None:
-    with pytest.raises(CheckpointError, match=r"widens img_in.proj from 4 to 8 input channels.*keyframes"):
-        read(patch_pair(2 * TINY.in_channels))
+@pytest.mark.parametrize("channels", [1, TINY.in_channels - 1, 2 * TINY.in_channels])
+def test_a_patch_embedding_of_other_channels_is_read_as_it_is(channels: int) -> None:
+    """Wider ones are for keyframes, narrower ones of a model with fewer inputs; ``extensions.Loras`` sorts it out."""
+    assert read(patch_pair(channels)).terms["img_in.proj"].down.shape == (2, channels * 4)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 1, 4, 4), (2, 4, 2, 2, 2), (2, 8), (2, 0, 1, 2, 2)])
+def test_another_patch_is_refused(shape: tuple[int, ...]) -> None:
+    tensors = patch_pair(TINY.in_channels) | {"transformer.x_embedder.proj.lora_A.weight": torch.ones(shape)}
+    with pytest.raises(CheckpointError, match=rf"term of img_in.proj is .*{re.escape(str(list(shape)))}"):
+        read(tensors)
 
 
 # --- strengths ----------------------------------------------------------------------------------------------
@@ -518,7 +526,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     else:
         message = "Block strengths: none"
     assert message.startswith("Block strengths: ")
-    assert all(entry.first <= entry.last for entry in entries)
+    assert all(entry.blocks.first <= (entry.blocks.last or entry.blocks.first) for entry in entries)
 
 
 @pytest.mark.parametrize("strength", [float("nan"), float("inf")])
