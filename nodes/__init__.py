@@ -2,15 +2,28 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .batch import HyvBatchPrompts
 from .decode import HyvDecode, HyvDecodeVideo, HyvEncode
-from .image_to_video import HyvImageToVideo
+from .guidance import HyvAPG, HyvCfgZeroStar, HyvFreSca, HyvSLG, HyvSTG
+from .image_to_video import HyvFitImage, HyvImageToVideo, HyvKeyframes
 from .latent import HyvEmptyLatent
+from .length import HyvContextWindows, HyvEnhanceAVideo, HyvRiflex, HyvSeamlessLoop, HyvSlidingTileAttention
 from .load import HyvLoadModel, HyvLoadTextEncoders, HyvLoadVAE
 from .model import HyvLora, HyvMemory, HyvPlan
+from .prompts import (
+    HyvBlendPrompts,
+    HyvEncodeImagePrompt,
+    HyvLoadPrompt,
+    HyvPromptSchedule,
+    HyvRewritePrompt,
+    HyvSavePrompt,
+)
 from .sample import HyvSampler
 from .schedule import HyvSchedule
+from .step_cache import HyvEasyCache, HyvFirstBlockCache, HyvTeaCache, HyvTeaCacheCalibration
 from .text import HyvEncodePrompt
 from .video import HyvSaveVideo
+from .video_to_video import HyvFlowEdit, HyvInvert, HyvRFInversion
 
 NODES: list[type[io.ComfyNode]] = [
     HyvLoadModel,
@@ -22,12 +35,38 @@ NODES: list[type[io.ComfyNode]] = [
     HyvEncodePrompt,
     HyvEmptyLatent,
     HyvImageToVideo,
+    HyvKeyframes,
+    HyvFitImage,
+    HyvEncodeImagePrompt,
+    HyvBlendPrompts,
+    HyvPromptSchedule,
+    HyvSavePrompt,
+    HyvLoadPrompt,
+    HyvRewritePrompt,
     HyvSchedule,
     HyvSampler,
     HyvDecode,
     HyvDecodeVideo,
     HyvEncode,
     HyvSaveVideo,
+    HyvBatchPrompts,
+    HyvContextWindows,
+    HyvEnhanceAVideo,
+    HyvRiflex,
+    HyvSeamlessLoop,
+    HyvSlidingTileAttention,
+    HyvInvert,
+    HyvRFInversion,
+    HyvFlowEdit,
+    HyvCfgZeroStar,
+    HyvSTG,
+    HyvSLG,
+    HyvFreSca,
+    HyvAPG,
+    HyvTeaCache,
+    HyvFirstBlockCache,
+    HyvEasyCache,
+    HyvTeaCacheCalibration,
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from comfy_api.latest import io
 from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
 from hyvideo_core.decoding_plan import choose_tiling, vae_activation_bytes, with_smaller_tiles
 from hyvideo_core.errors import GeometryError, NumericsError
+from hyvideo_core.extensions.seamless_loop import LEAD_FRAMES, for_decoding
 from hyvideo_core.vae import VAE, Tiling
 from hyvideo_core.vae.images import decoded_images
 from hyvideo_core.vae.tiling import video_frames, video_size
@@ -54,6 +56,29 @@ def _tiling_input() -> io.DynamicCombo.Input:
     )
 
 
+def _loop_input() -> io.Boolean.Input:
+    return io.Boolean.Input(
+        "loop",
+        default=False,
+        optional=True,
+        tooltip="On for a video that went through HyVideo Seamless Loop: its first frame is decoded as the one after "
+        "its last. A loop has four frames for every latent frame, three more than the video would have.",
+    )
+
+
+def _skip_input() -> io.Int.Input:
+    return io.Int.Input(
+        "skip_frames",
+        default=0,
+        min=0,
+        max=1000,
+        advanced=True,
+        optional=True,
+        tooltip="Frames to leave out at the beginning of each clip, once the whole is decoded. 4 for image-to-video v1 "
+        "(latent_concat), whose first four are not meant to be seen: sample 133 frames to get 129. Else 0.",
+    )
+
+
 class HyvDecode(io.ComfyNode):
     """A latent to frames."""
 
@@ -69,22 +94,31 @@ class HyvDecode(io.ComfyNode):
                 HyvVAE.Input("vae", tooltip="From HyVideo Load VAE."),
                 io.Latent.Input("latent", tooltip="From HyVideo Sampler, or any HunyuanVideo latent."),
                 _tiling_input(),
+                _loop_input(),
+                _skip_input(),
             ],
             outputs=[io.Image.Output("images", tooltip="The frames; clips of a batch follow one another.")],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, vae: VAEHandle, latent: dict[str, Any], tiling: dict[str, Any] | None = None) -> io.NodeOutput:
-        samples = latent_samples(latent, "latent")
+    def execute(
+        cls,
+        vae: VAEHandle,
+        latent: dict[str, Any],
+        tiling: dict[str, Any] | None = None,
+        loop: bool = False,
+        skip_frames: int = 0,
+    ) -> io.NodeOutput:
+        clips = _Clips.of(latent, loop, skip_frames)
 
         def decode(module: VAE, tiles: Tiling | None) -> torch.Tensor:
-            images = host.offer(torch.empty(_images_shape(samples)))
-            for into, image in zip(images, _decoded(module, samples, tiles, cls.hidden.unique_id), strict=True):
+            images = host.offer(torch.empty(clips.images_shape))
+            for into, image in zip(images, clips.decoded(module, tiles, cls.hidden.unique_id), strict=True):
                 into.copy_(image)
             return images
 
-        return io.NodeOutput(_with_tiles(vae, tuple(samples.shape[2:]), tiling, decode))
+        return io.NodeOutput(_with_tiles(vae, clips.latent_shape, tiling, decode))
 
 
 class HyvDecodeVideo(io.ComfyNode):
@@ -104,6 +138,8 @@ class HyvDecodeVideo(io.ComfyNode):
                 io.Latent.Input("latent", tooltip="From HyVideo Sampler, or any HunyuanVideo latent."),
                 _tiling_input(),
                 *saving_inputs(),
+                _loop_input(),
+                _skip_input(),
             ],
             outputs=[saved_output()],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -119,16 +155,18 @@ class HyvDecodeVideo(io.ComfyNode):
         crf: int,
         filename_prefix: str,
         tiling: dict[str, Any] | None = None,
+        loop: bool = False,
+        skip_frames: int = 0,
     ) -> io.NodeOutput:
-        samples = latent_samples(latent, "latent")
-        _, height, width, _ = _images_shape(samples)
+        clips = _Clips.of(latent, loop, skip_frames)
+        _, height, width, _ = clips.images_shape
         place = Place.find(filename_prefix, width, height)
 
         def save(module: VAE, tiles: Tiling | None) -> io.NodeOutput:
-            frames = map(frame, _decoded(module, samples, tiles, cls.hidden.unique_id))
+            frames = map(frame, clips.decoded(module, tiles, cls.hidden.unique_id))
             return place.saved(frames, fps, crf, metadata_of(cls.hidden))
 
-        return _with_tiles(vae, tuple(samples.shape[2:]), tiling, save)
+        return _with_tiles(vae, clips.latent_shape, tiling, save)
 
 
 class HyvEncode(io.ComfyNode):
@@ -197,17 +235,50 @@ class _Report:
             self._finished += total
 
 
-def _images_shape(samples: torch.Tensor) -> tuple[int, int, int, int]:
-    """Frames, height, width and channels of what a batch of latents decodes to."""
-    batch, _, frames, height, width = samples.shape
-    return batch * video_frames(frames), video_size(height), video_size(width), 3
+@dataclass(frozen=True)
+class _Clips:
+    """What is decoded: latents [B, C, T, H, W], and how many of the first frames of each clip are left out."""
 
+    samples: torch.Tensor
+    dropped: int = 0
 
-def _decoded(module: VAE, samples: torch.Tensor, tiling: Tiling | None, node_id: str | None) -> Iterator[torch.Tensor]:
-    """``decoded_images`` with the node's progress, stopped between any two images."""
-    for image in decoded_images(module, samples, tiling, _Report(node_id, len(samples))):
-        host.check_interrupt()
-        yield image
+    @classmethod
+    def of(cls, latent: dict[str, Any], loop: bool, skip_frames: int) -> _Clips:
+        """The clips of a LATENT; those of a loop with its last frames in front.
+
+        Raises ``GeometryError`` where ``skip_frames`` leaves nothing of them.
+        """
+        samples = latent_samples(latent, "latent")
+        clips = cls(for_decoding(samples), LEAD_FRAMES + skip_frames) if loop else cls(samples, skip_frames)
+        shown = video_frames(clips.samples.shape[2]) - clips.dropped
+        if shown < 1:
+            raise GeometryError(
+                f"skip_frames is {skip_frames}, but the latent decodes to {shown + skip_frames} frames. Lower it to "
+                f"{shown + skip_frames - 1} or less."
+            )
+        return clips
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of a latent."""
+        frames, height, width = self.samples.shape[2:]
+        return frames, height, width
+
+    @property
+    def images_shape(self) -> tuple[int, int, int, int]:
+        """Frames of all clips together, height, width and channels of the images."""
+        frames, height, width = self.latent_shape
+        shown = len(self.samples) * (video_frames(frames) - self.dropped)
+        return shown, video_size(height), video_size(width), 3
+
+    def decoded(self, module: VAE, tiling: Tiling | None, node_id: str | None) -> Iterator[torch.Tensor]:
+        """The images, with the node's progress, stopped between any two."""
+        frames = video_frames(self.samples.shape[2])
+        report = _Report(node_id, len(self.samples))
+        for place, image in enumerate(decoded_images(module, self.samples, tiling, report)):
+            host.check_interrupt()
+            if place % frames >= self.dropped:
+                yield image
 
 
 def _with_tiles(

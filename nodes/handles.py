@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from comfy_api.latest import io
 
+from hyvideo_core.errors import HyVideoError
 from hyvideo_core.sample.seams import Extension
 from hyvideo_core.weights import Lora
 
@@ -59,13 +60,24 @@ class ModelHandle:
     compile_blocks: bool = False
 
 
+def with_feature(model: ModelHandle, feature: Extension, node: str, *, several: bool = False) -> ModelHandle:
+    """The model with one feature more, which the node called ``node`` adds.
+
+    Raises ``HyVideoError`` where the model has one of its kind already, unless there may be ``several``.
+    """
+    if not several and any(type(each) is type(feature) for each in model.extensions):
+        raise HyVideoError(f"model went through {node} already, which acts once. Take one of the two away.")
+    return replace(model, extensions=(*model.extensions, feature))
+
+
 @dataclass(frozen=True)
 class TextEncodersHandle:
-    """The language model and CLIP-L."""
+    """The language model and CLIP-L; ``vision`` reads images for the language model, where there is one."""
 
     llm: FileVersion
     clip: FileVersion
     dtype: str
+    vision: FileVersion | None = None
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import folder_paths
 from comfy_api.latest import io
 
 from hyvideo_core.attention.registry import KERNELS
-from hyvideo_core.weights import KINDS, STORAGES, describe_clip, describe_mllm, describe_vae, inspect_dit, kind_of
+from hyvideo_core.weights import (
+    KINDS,
+    STORAGES,
+    describe_clip,
+    describe_mllm,
+    describe_vae,
+    describe_vision,
+    inspect_dit,
+    kind_of,
+)
 
 from . import models
 from .handles import (
@@ -23,6 +33,9 @@ from .handles import (
 )
 
 logger = logging.getLogger(__name__)
+
+#: The choice of text encoders that see no images.
+NO_VISION = "none"
 
 
 class HyvLoadModel(io.ComfyNode):
@@ -156,19 +169,40 @@ class HyvLoadTextEncoders(io.ComfyNode):
                     tooltip="Precision of both; auto is float16 on a GPU, as in the original, and bfloat16 on a CPU.",
                     advanced=True,
                 ),
+                io.Combo.Input(
+                    "vision",
+                    options=[NO_VISION, *models.vision_towers()],
+                    default=NO_VISION,
+                    optional=True,
+                    tooltip="Needed only by HyVideo Encode Prompt with Images, to see them: "
+                    "llava_llama3_vision.safetensors from models/clip_vision, or the folder "
+                    "llava-llama-3-8b-v1_1-transformers.",
+                ),
             ],
-            outputs=[HyvTextEncoders.Output("text_encoders", tooltip="For HyVideo Encode Prompt.")],
+            outputs=[
+                HyvTextEncoders.Output(
+                    "text_encoders", tooltip="For HyVideo Encode Prompt or HyVideo Encode Prompt with Images."
+                )
+            ],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, llm: str, clip: str, dtype: str) -> str:
-        return f"{FileVersion.of(models.text_encoder(llm))} {FileVersion.of(models.text_encoder(clip))}"
+    def fingerprint_inputs(cls, llm: str, clip: str, dtype: str, vision: str = NO_VISION) -> str:
+        paths = [models.text_encoder(llm), models.text_encoder(clip)]
+        if vision != NO_VISION:
+            paths.append(models.vision_tower(vision))
+        return " ".join(str(FileVersion.of(path)) for path in paths)
 
     @classmethod
-    def execute(cls, llm: str, clip: str, dtype: str) -> io.NodeOutput:
+    def execute(cls, llm: str, clip: str, dtype: str, vision: str = NO_VISION) -> io.NodeOutput:
         llm_path, clip_path = models.text_encoder(llm), models.text_encoder(clip)
         logger.info("%s: %s; %s: %s", llm, describe_mllm(llm_path), clip, describe_clip(clip_path))
-        return io.NodeOutput(TextEncodersHandle(FileVersion.of(llm_path), FileVersion.of(clip_path), dtype))
+        handle = TextEncodersHandle(FileVersion.of(llm_path), FileVersion.of(clip_path), dtype)
+        if vision != NO_VISION:
+            path = models.vision_tower(vision)
+            logger.info("%s: %s", vision, describe_vision(path))
+            handle = replace(handle, vision=FileVersion.of(path))
+        return io.NodeOutput(handle)
 
 
 class HyvLoadVAE(io.ComfyNode):

@@ -268,6 +268,11 @@ def available_bytes(device: torch.device) -> int:
     return free_bytes(device) + (0 if device.type == "cpu" else held) - int(mm.extra_reserved_memory())
 
 
+def make_room(size_bytes: int, device: torch.device) -> None:
+    """Have the host take models off a device until so much is free there, or none is left."""
+    mm.free_memory(size_bytes, device)
+
+
 def peak_bytes(device: torch.device) -> int | None:
     """Most bytes allocated on the device since ``watch_peak``; None where nobody counts."""
     return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None

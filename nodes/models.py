@@ -14,6 +14,9 @@ TRANSFORMERS, TEXT_ENCODERS = "hyvideo_transformers", "hyvideo_text_encoders"
 #: Folders under ``models`` where diffusers' pipelines and Hugging Face's text models are found, too.
 DIFFUSERS_FOLDERS = ("diffusion_models", "diffusers")
 TEXT_FOLDERS = ("text_encoders", "LLM", "clip")
+VISION_TOWERS = "clip_vision"
+#: How the classes of models end that write text.
+WRITERS = "ForCausalLM"
 DIFFUSERS_CLASS = "HunyuanVideoTransformer3DModel"
 
 #: What comes with the pack, in folders named as the host's.
@@ -56,6 +59,30 @@ def text_encoder(choice: str) -> Path:
     return _folder(choice, _roots(TEXT_FOLDERS, "text_encoders")) or _file(TEXT_ENCODERS, choice)
 
 
+def vision_towers() -> list[str]:
+    """The host's files of CLIP vision, and everything among the text encoders: a whole LLaVA has its own eyes."""
+    return sorted({*folder_paths.get_filename_list(VISION_TOWERS), *text_encoders()})
+
+
+def vision_tower(choice: str) -> Path:
+    """Where the chosen vision tower is."""
+    found = folder_paths.get_full_path(VISION_TOWERS, choice)
+    return Path(found) if found else text_encoder(choice)
+
+
+def language_models() -> list[str]:
+    """Folders among the text encoders whose configuration says that they write text."""
+    roots = _roots(TEXT_FOLDERS, "text_encoders")
+    return sorted(
+        {
+            found.parent.relative_to(root).as_posix()
+            for root in roots
+            for found in root.glob("*/config.json")
+            if any(name.endswith(WRITERS) for name in _classes_in(found))
+        }
+    )
+
+
 def _roots(names: tuple[str, ...], host_key: str) -> list[Path]:
     roots = [Path(folder_paths.models_dir) / name for name in names]
     roots += [Path(path) for path in folder_paths.get_folder_paths(host_key)]
@@ -69,6 +96,14 @@ def _folder(choice: str, roots: list[Path]) -> Path | None:
 
 def _file(key: str, choice: str) -> Path:
     return Path(folder_paths.get_full_path_or_raise(key, choice))
+
+
+def _classes_in(config: Path) -> list[str]:
+    """The classes that a Hugging Face configuration names; none where it names none."""
+    try:
+        return [str(name) for name in json.loads(config.read_text("utf-8"))["architectures"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _class_in(config: Path) -> str:

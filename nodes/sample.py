@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import logging
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import comfy.sample
 import torch
 from comfy_api.latest import io
 
-from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
 from hyvideo_core.errors import HyVideoError
-from hyvideo_core.extensions import BlockSwap, Loras
-from hyvideo_core.sample import SOLVERS, Guidance, Solver, sample
+from hyvideo_core.model import DiT
+from hyvideo_core.sample import SOLVERS, Guidance, Step, sample
+from hyvideo_core.sample.checkpoint import Checkpoint, fingerprint
 from hyvideo_core.sample.run import check_run
 from hyvideo_core.sample.schedule import noised, partial_sigmas
-from hyvideo_core.sample.seams import OnBlock
-from hyvideo_core.sampling_plan import SamplingPlan, retrying
+from hyvideo_core.sample.seams import Extension
 from hyvideo_core.types import Conditioning, Interval
 
-from . import host, transformer
-from .adapt import HostConditioning, from_host_conditioning, host_latent, latent_samples
+from . import running, transformer
+from .adapt import HostConditioning, from_host_conditioning
 from .handles import CATEGORY, HyvModel, ModelHandle
-from .schedule import denoise_input, shift_input, steps_input
+from .resume import Saved, identity
+from .schedule import checked_sigmas, denoise_input, shift_input, sigmas_input, steps_input
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,11 @@ class HyvSampler(io.ComfyNode):
                     tooltip="From HyVideo Load Model; an image-to-video model by way of HyVideo Image to Video.",
                 ),
                 io.Conditioning.Input("positive", tooltip="The prompt."),
-                io.Latent.Input("latent", tooltip="Size and length, or a video to change (with denoise below 1)."),
+                io.Latent.Input(
+                    "latent",
+                    tooltip="Size and length, or a video to change (with denoise below 1). With a noise mask, from Set "
+                    "Latent Noise Mask, only what is white is made anew.",
+                ),
                 steps_input(),
                 shift_input(),
                 *_guidance_inputs(),
@@ -62,6 +65,7 @@ class HyvSampler(io.ComfyNode):
                 io.Conditioning.Input("negative", optional=True, tooltip="What to avoid; needed if cfg is above 1."),
                 *_advanced_guidance_inputs(),
                 *_solver_inputs(),
+                _checkpoint_input(),
             ],
             outputs=[io.Latent.Output("latent", tooltip="The finished latent, for HyVideo Decode or VAE Decode.")],
             hidden=[io.Hidden.unique_id],
@@ -87,6 +91,7 @@ class HyvSampler(io.ComfyNode):
         sigmas: torch.Tensor | None = None,
         add_noise: bool = True,
         batched_cfg: bool = False,
+        checkpoint_every: int = 0,
     ) -> io.NodeOutput:
         prompt, from_prompt = from_host_conditioning(positive, "positive")
         against = None if negative is None else from_host_conditioning(negative, "negative")[0]
@@ -98,17 +103,29 @@ class HyvSampler(io.ComfyNode):
                 f"cfg_start is {cfg_start} and cfg_end is {cfg_end}, but cfg must start before it ends. Lower "
                 "cfg_start or raise cfg_end."
             )
+        if not add_noise:
+            if latent.get("noise_mask") is not None:
+                raise HyVideoError(
+                    "latent has a noise mask and add_noise is off, but what the mask keeps is known only where the "
+                    "sampler adds the noise. Use one sampler for all steps, or take the mask away."
+                )
+            model = running.keeping_noise(model, "add_noise is off, the latent has its noise")
         run = Sampling(
             positive=prompt,
             negative=against,
-            sigmas=partial_sigmas(steps, shift, denoise) if sigmas is None else _checked(sigmas),
+            sigmas=partial_sigmas(steps, shift, denoise) if sigmas is None else checked_sigmas(sigmas),
             guidance=Guidance(guidance, cfg, Interval(cfg_start, cfg_end), guidance_rescale, batched_cfg),
-            solver=SOLVERS[solver],
+            solver=solver,
             seed=seed,
+            numbers=running.clip_numbers(latent),
         )
-        start = _start(latent, seed, float(run.sigmas[0]) if add_noise else 0.0)
-        x = _run(model, start, run, cls.hidden.unique_id)
-        return io.NodeOutput(host_latent(x / HUNYUAN_VIDEO_VAE.scaling_factor))
+        x = running.model_space(latent)
+        if add_noise:
+            noise = running.noise_for(latent, seed)
+            model = running.with_mask(model, latent, noise)
+            x = noised(x, noise, float(run.sigmas[0]))
+        x = _run(model, x, run, cls.hidden.unique_id, checkpoint_every)
+        return io.NodeOutput(running.finished(x, latent))
 
 
 def _guidance_inputs() -> list[io.Input]:
@@ -173,12 +190,7 @@ def _solver_inputs() -> list[io.Input]:
             tooltip="How a step is made. euler is the original's; dpm++ 2m and unipc look back, for fewer steps; heun "
             "takes two evaluations a step; euler stochastic and lcm add noise, lcm for few-step checkpoints.",
         ),
-        io.Sigmas.Input(
-            "sigmas",
-            optional=True,
-            tooltip="Noise levels from 1 down, from HyVideo Schedule or a native scheduler node. They replace "
-            "steps, shift and denoise.",
-        ),
+        sigmas_input("steps, shift and denoise"),
         io.Boolean.Input(
             "add_noise",
             default=True,
@@ -197,67 +209,46 @@ def _solver_inputs() -> list[io.Input]:
     ]
 
 
+def _checkpoint_input() -> io.Int.Input:
+    return io.Int.Input(
+        "checkpoint_every",
+        default=0,
+        min=0,
+        max=1000,
+        advanced=True,
+        optional=True,
+        tooltip="Above 0, every so many steps the run is saved in the output folder (hyvideo_checkpoints). Queue the "
+        "same job again after a crash or a stop, and it goes on from there to the very same result. The file is "
+        "deleted when the run is finished. For runs that take hours.",
+    )
+
+
 @dataclass(frozen=True)
 class Sampling:
-    """What ``sample`` takes beside the transformer, the latent and the extensions."""
+    """What ``sample`` takes beside the transformer, the latent and the extensions; ``solver`` by its name."""
 
     positive: Conditioning
     negative: Conditioning | None
     sigmas: torch.Tensor
     guidance: Guidance
-    solver: Solver
+    solver: str
     seed: int
-
-
-def _checked(sigmas: torch.Tensor) -> torch.Tensor:
-    """Levels of a native node, if they are some of a flow's."""
-    levels = sigmas.detach().cpu().float()
-    is_falling = levels.ndim == 1 and len(levels) > 1 and bool((levels.diff() < 0).all())
-    if not is_falling or not 0 <= float(levels[-1]) < float(levels[0]) <= 1:
-        raise HyVideoError(
-            f"sigmas are {', '.join(f'{level:.3g}' for level in levels.flatten()[:4].tolist())} …, but two or more "
-            "falling levels between 1 and 0 are needed. Use HyVideo Schedule, or a scheduler made for flow models."
-        )
-    return levels
-
-
-def _start(latent: dict[str, Any], seed: int, sigma: float) -> torch.Tensor:
-    """The latent in model space at the first noise level; noise is drawn on the CPU, the same for every device."""
-    samples = latent_samples(latent, "latent")
-    if latent.get("noise_mask") is not None:
-        raise HyVideoError(
-            "latent has a noise mask, but HyVideo Sampler changes the whole latent. Connect the latent without "
-            "Set Latent Noise Mask."
-        )
-    noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
-    return noised(samples * HUNYUAN_VIDEO_VAE.scaling_factor, noise, sigma)
+    numbers: Sequence[int] | None
 
 
 def _run(
-    model: ModelHandle,
-    x: torch.Tensor,
-    sampling: Sampling,
-    node_id: str | None,
+    model: ModelHandle, x: torch.Tensor, sampling: Sampling, node_id: str | None, checkpoint_every: int
 ) -> torch.Tensor:
     # Whatever is wrong with the inputs is said before 25 GB are read for them.
     config = transformer.checked_config(model)
     check_run(config, x, sampling.positive, sampling.negative, sampling.guidance, model.extensions)
-    hosted = transformer.loaded(model, (len(x) * sampling.guidance.prompts_at_once, *x.shape[1:]))
-    extensions = [
-        OnBlock(check=host.check_interrupt),
-        BlockSwap(waiting=hosted.waiting),
-        Loras(loras=model.loras),
-        *model.extensions,
-    ]
+    options = {**vars(sampling), "solver": SOLVERS[sampling.solver]}
 
-    def attempt(plan: SamplingPlan) -> torch.Tensor:
-        dit = transformer.following(hosted, plan, model)
-        run = sample(dit, x, **vars(sampling), extensions=extensions)
-        progress = host.Progress(len(sampling.sigmas) - 1, "step", node_id)
-        with transformer.peak_reported(hosted, plan), closing(run):  # type: ignore[type-var]
-            for step in run:
-                progress.update(step.index + 1)
-        progress.close("sampling")
-        return step.x
+    def begin(dit: DiT, extensions: Sequence[Extension], resume: Checkpoint | None) -> Iterator[Step]:
+        return sample(dit, x, **options, extensions=extensions, resume=resume)
 
-    return retrying(transformer.plan_of(hosted), attempt, logger.warning)
+    shape = (len(x) * sampling.guidance.prompts_at_once, *x.shape[1:])
+    saved = None
+    if checkpoint_every:
+        saved = Saved(fingerprint(x, **vars(sampling), identity=identity(model)), checkpoint_every)
+    return running.run(model, shape, range(len(sampling.sigmas) - 1), begin, node_id, saved=saved)

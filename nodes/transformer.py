@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -12,49 +12,92 @@ import torch
 from hyvideo_core.attention import resolve
 from hyvideo_core.configs import DiTConfig
 from hyvideo_core.errors import HyVideoError
-from hyvideo_core.extensions import ImageToVideo
+from hyvideo_core.extensions import FirstFrame, ImageConcat, ImageToVideo, Keyframes
+from hyvideo_core.extensions.context_windows import evaluated_shape
+from hyvideo_core.extensions.reserved import reserved_bytes
 from hyvideo_core.model import DiT
 from hyvideo_core.ops import fp8
 from hyvideo_core.sampling_plan import SamplingPlan, plan_sampling, weights_of
 from hyvideo_core.weights import (
     KINDS,
+    Lora,
     check_fast_products,
     inspect_dit,
     load_dit,
     lora_bytes,
+    lora_shapes,
     merge,
     set_fast_products,
+    widened_channels,
 )
-from hyvideo_core.weights.lora import lora_shapes
-from hyvideo_core.weights.lora_file import read_lora
+from hyvideo_core.weights.lora_file import outlined, read_lora
 
 from . import host, memory
 from .handles import FileVersion, ModelHandle
 
 logger = logging.getLogger(__name__)
 
-#: The kinds that can be sampled so far: the first takes no image, the second needs one.
-TEXT_TO_VIDEO, TOKEN_REPLACE, *_ = KINDS
+TEXT_TO_VIDEO, TOKEN_REPLACE, LATENT_CONCAT, SKYREELS = KINDS
+#: How a transformer of a kind is given its image. Text-to-video takes none, unless a LoRA taught it to.
+GIVEN = {TOKEN_REPLACE: ImageToVideo, LATENT_CONCAT: ImageConcat, SKYREELS: ImageConcat}
+#: All ways to give a transformer images; no two of them go together.
+WAYS = (FirstFrame, ImageConcat, Keyframes)
 
 
 def check_kind(handle: ModelHandle) -> None:
-    """Raise ``HyVideoError`` for kinds that cannot be sampled yet, a missing image, and one that has no use."""
-    name, has_image = handle.file.path.name, any(isinstance(each, ImageToVideo) for each in handle.extensions)
-    if handle.kind not in (TEXT_TO_VIDEO, TOKEN_REPLACE):
+    """Raise ``HyVideoError`` for a missing image, and for one that is given in a way the kind does not know."""
+    name = handle.file.path.name
+    given = [type(each) for each in handle.extensions if isinstance(each, WAYS)]
+    if len(given) > 1:
         raise HyVideoError(
-            f"{name} is a transformer for {handle.kind}, which HyVideo Sampler does not take so far. Choose one for "
-            f"{TEXT_TO_VIDEO} or for {TOKEN_REPLACE}."
+            f"{name} was given an image already, by another HyVideo Image to Video or HyVideo Keyframes. Use one, and "
+            "connect several images to it if there are several clips."
         )
-    if handle.kind == TOKEN_REPLACE and not has_image:
+    needed = GIVEN.get(handle.kind)
+    if needed is not None and not given:
         raise HyVideoError(
             f"{name} is a transformer for {handle.kind}, but it was given no image. Put HyVideo Image to Video between "
             "the model and HyVideo Sampler, or choose a text-to-video checkpoint."
         )
-    if handle.kind == TEXT_TO_VIDEO and has_image:
+    if needed is None and given and given[0] in GIVEN.values():
         raise HyVideoError(
             f"{name} is loaded as a transformer for {handle.kind}, but HyVideo Image to Video gives it an image. If it "
-            f"is one for image-to-video v2, choose kind '{TOKEN_REPLACE}' in HyVideo Load Model; if not, choose "
-            "another checkpoint, or take HyVideo Image to Video away."
+            f"is one for image-to-video v2, choose kind '{TOKEN_REPLACE}' in HyVideo Load Model; if it is one for text "
+            "with a Leapfusion LoRA, choose that method in HyVideo Image to Video; if not, choose another checkpoint, "
+            "or take HyVideo Image to Video away."
+        )
+    if needed is not None and given != [needed]:
+        raise HyVideoError(
+            f"{name} is a transformer for {handle.kind}, but it is given its image in a way that a LoRA teaches to a "
+            "text-to-video checkpoint. Choose method 'by the model' in HyVideo Image to Video, without HyVideo "
+            "Keyframes, or choose a text-to-video checkpoint."
+        )
+
+
+def _check_keyframes(handle: ModelHandle, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ``HyVideoError`` for a keyframe LoRA without keyframes or merged, and for keyframes without such a LoRA."""
+
+    def wide(loras: Iterable[Lora]) -> list[str]:
+        return [lora.file.name for lora in loras if widened_channels(outlined(lora.file, shapes), shapes)]
+
+    def active(loras: Iterable[Lora]) -> list[Lora]:
+        return [lora for lora in loras if lora.strength != 0]
+
+    has_keyframes = any(isinstance(each, Keyframes) for each in handle.extensions)
+    if merged := wide(active(handle.merged)):
+        raise HyVideoError(
+            f"{merged[0]} is a LoRA for keyframes, which takes a wider input than the model and cannot be merged. "
+            "Choose apply 'while running' in HyVideo LoRA."
+        )
+    if not has_keyframes and (lonely := wide(active(handle.loras))):
+        raise HyVideoError(
+            f"{lonely[0]} is a LoRA for keyframes, but the model was given none. Put HyVideo Keyframes between HyVideo "
+            "LoRA and HyVideo Sampler, or take the LoRA away."
+        )
+    if has_keyframes and not wide(handle.loras):
+        raise HyVideoError(
+            "model went through HyVideo Keyframes, which does nothing without a LoRA for keyframes, one that takes "
+            "twice the input channels. Put HyVideo LoRA with it before HyVideo Sampler, or take HyVideo Keyframes away."
         )
 
 
@@ -72,12 +115,13 @@ def checked_config(handle: ModelHandle) -> DiTConfig:
         check_fast_products(found, handle.storage)
         if reason := fp8.why_not_fast(device, _dtype(handle)):
             raise HyVideoError(f"fp8_products is fast, but {reason}. Choose auto or exact in HyVideo Load Model.")
-    loras = [lora for lora in (*handle.loras, *handle.merged) if lora.strength != 0]
-    if loras:
+    if handle.loras or handle.merged or any(isinstance(each, Keyframes) for each in handle.extensions):
         with torch.device("meta"):
             shapes = lora_shapes(DiT(config))
-        for lora in loras:
-            lora.weighted(read_lora(lora.file, shapes).terms, shapes)
+        for lora in (*handle.loras, *handle.merged):
+            if lora.strength != 0:
+                lora.weighted(read_lora(lora.file, shapes).terms, shapes)
+        _check_keyframes(handle, shapes)
     return config
 
 
@@ -88,12 +132,13 @@ def plan(handle: ModelHandle, latent_shape: tuple[int, ...], free_bytes: int) ->
     return plan_sampling(
         found.config,
         weights_of(found, handle.storage, dtype.itemsize),
-        latent_shape,
+        evaluated_shape(handle.extensions, latent_shape),
         dtype.itemsize,
         free_bytes,
         resident_blocks=handle.resident_blocks,
         attention=handle.attention,
         lora_bytes=lora_bytes(handle.loras, found.config, dtype),
+        feature_bytes=reserved_bytes(handle.extensions, found.config, latent_shape, dtype.itemsize),
     )
 
 

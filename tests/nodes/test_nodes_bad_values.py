@@ -33,9 +33,9 @@ def without_pooled_output():
 
 
 def masked():
-    mask = jobs.node("SolidMask", value=1.0, width=jobs.WIDTH_PX, height=jobs.HEIGHT_PX)
-    job = latent_from(jobs.node("SetLatentNoiseMask", samples=["size", 0], mask=["mask", 0]))
-    return with_node(job, "mask", mask)
+    job = latent_from(jobs.node("SetLatentNoiseMask", samples=["size", 0], mask=["masks", 0]))
+    job["mask"] = jobs.node("SolidMask", value=1.0, width=jobs.WIDTH_PX, height=jobs.HEIGHT_PX)
+    return with_node(job, "masks", jobs.node("BatchMasksNode", **{f"masks.mask{i}": ["mask", 0] for i in range(3)}))
 
 
 CUSTOM = {"prompt.template": "custom", "prompt.template.crop_start": -1}
@@ -89,7 +89,7 @@ FAILURES = {
         without_pooled_output(),
         ["positive has no pooled output", "CLIP-L", "HyVideo Encode Prompt"],
     ),
-    "masked latent": (masked(), ["latent", "noise mask", "Set Latent Noise Mask"]),
+    "mask of another length": (masked(), ["latent's noise mask", "mask has 3 frames", "the clip has 5", "Give 1"]),
     "outside the output folder": (
         on_video(save__filename_prefix="../../outside"),
         ["filename_prefix", "../../outside", "output folder", "video/HyVideo"],

@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
+
+import models
+from hyvideo_core.vae.buckets import nearest_bucket
 
 CFG = {"sampler.cfg": 3.0, "sampler.negative": ["prompt", 1], "prompt.negative": "blurry"}
 
@@ -159,6 +163,134 @@ def test_several_images_are_one_for_each_clip(studio, encoded):
     found = studio.saved_latent(batch_of("first.png", "second.png", clips=2))
     expected = torch.cat((encoded("first.png"), encoded("second.png")))
     torch.testing.assert_close(found[:, :, :1], expected, rtol=1e-6, atol=1e-6)
+
+
+# --- wider inputs: v1 and SkyReels ----------------------------------------------------------------------------
+
+WIDE = {33: "small_v1.safetensors", 32: "small_skyreels.safetensors"}
+
+
+@pytest.fixture
+def wide(place):
+    """Transformers of the kinds that take an image beside the latent, by their input channels."""
+    for channels, name in WIDE.items():
+        small = {"hidden_size": 256, "heads": 2, "double_blocks": 1, "single_blocks": 1}
+        place(f"diffusion_models/{name}", models.transformer(in_channels=channels, **small))
+
+
+def beside(channels, changes=None, image="first.png"):
+    job = jobs.image_to_latent({"model.model": WIDE[channels], "model.kind": "auto"}, image)
+    return jobs.changed(job, changes or {})
+
+
+@pytest.mark.parametrize("channels", WIDE)
+def test_a_wider_model_is_known_by_itself_and_sees_the_image(studio, wide, channels):
+    found = studio.saved_latent(beside(channels))
+    assert torch.isfinite(found).all()
+    other = studio.saved_latent(beside(channels, image="second.png"))
+    # No frame is held: the model makes all of them, with the image before its eyes.
+    assert not torch.equal(other[:, :, 0], found[:, :, 0])
+    assert not torch.equal(other[:, :, 1], found[:, :, 1])
+    lively = studio.saved_latent(beside(channels, {"first.stability": False}))
+    assert torch.equal(lively, found) == (channels == 32)
+
+
+def test_a_wider_model_needs_its_image_and_no_lora_for_one(studio, wide):
+    message = studio.failure(beside(33, {"sampler.model": ["model", 0]}))
+    assert "image-to-video (latent_concat), but it was given no image" in message
+    message = studio.failure(beside(32, {"first.method": "Leapfusion LoRA"}))
+    assert "in a way that a LoRA teaches" in message
+
+
+# --- LoRAs that teach a text-to-video model ---------------------------------------------------------------------
+
+
+def test_leapfusion_holds_the_image_as_the_first_frame(studio, encoded):
+    job = jobs.image_to_latent({"model.kind": "auto", "first.method": "Leapfusion LoRA"})
+    found = studio.saved_latent(job)
+    torch.testing.assert_close(found[:, :, :1], encoded("first.png"), rtol=1e-6, atol=1e-6)
+    assert torch.equal(studio.saved_latent(jobs.changed(job, {"first.stability": False})), found)
+    cut = jobs.changed(job, {"save.samples": ["cut", 0]})
+    cut["cut"] = jobs.node("TrimVideoLatent", samples=["sampler", 0], trim_amount=1)
+    assert torch.equal(studio.saved_latent(cut), found[:, :, 1:])
+
+
+@pytest.fixture
+def keyframe_lora(place):
+    """As diffusers saves it: the patch embedding of twice the channels."""
+    generator = torch.Generator().manual_seed(0)
+    name = "transformer.x_embedder.proj"
+    down = torch.randn(2, 32, 1, 2, 2, generator=generator)
+    up = torch.randn(256, 2, 1, 1, 1, generator=generator) / 10
+    return place("loras/keyframes.safetensors", {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}).name
+
+
+def between(lora="keyframes.safetensors", first="first.png", last="second.png", **changes):
+    job = jobs.text_to_latent({"size.frames": 9})
+    job |= {
+        "lora": jobs.node("HyvLora", model=["model", 0], lora=lora, strength=1.0),
+        "vae": jobs.node("HyvLoadVAE", vae=jobs.VAE, dtype="auto"),
+        "start": jobs.node("LoadImage", image=first),
+        "end": jobs.node("LoadImage", image=last),
+        "keys": jobs.node(
+            "HyvKeyframes",
+            model=["lora", 0],
+            vae=["vae", 0],
+            first=["start", 0],
+            last=["end", 0],
+            latent=["size", 0],
+        ),
+    }
+    return jobs.changed(job, {"sampler.model": ["keys", 0], **changes})
+
+
+def test_keyframes_act_through_their_lora_alone_in_any_order_of_nodes(studio, keyframe_lora):
+    found = studio.saved_latent(between())
+    others = [between(first="second.png"), between(last="first.png"), between(**{"lora.strength": 0.5})]
+    assert not [job for job in others if torch.equal(studio.saved_latent(job), found)]
+    swapped = between(**{"keys.model": ["model", 0], "lora.model": ["keys", 0], "sampler.model": ["lora", 0]})
+    assert torch.equal(studio.saved_latent(swapped), found)
+    off = studio.saved_latent(between(**{"lora.strength": 0.0}))
+    # Zeros beside the input change the order of sums.
+    plain = studio.latent({"size.frames": 9})
+    assert (off - plain).norm() / plain.norm() < 0.01
+
+
+def test_keyframes_and_their_lora_need_each_other(studio, keyframe_lora):
+    message = studio.failure(between(**{"sampler.model": ["lora", 0]}))
+    assert "keyframes.safetensors is a LoRA for keyframes, but the model was given none" in message
+    assert "does nothing without a LoRA for keyframes" in studio.failure(between(**{"keys.model": ["model", 0]}))
+    assert "cannot be merged" in studio.failure(between(**{"lora.apply": "merged"}))
+    assert "given an image already" in studio.failure(
+        between(**{"keys.model": ["again", 0]}) | {"again": between()["keys"]}
+    )
+
+
+# --- sizes, and frames that are left out ----------------------------------------------------------------------
+
+
+def test_an_image_of_any_size_comes_to_the_nearest_official_one_with_a_latent_of_it(studio):
+    fit = jobs.node("HyvFitImage", image=["picture", 0], resolution="360p", frames=5, batch_size=2)
+    job = {
+        "picture": jobs.node("LoadImage", image="tall.png"),
+        "fit": fit,
+        "save": jobs.node("SaveLatent", samples=["fit", 1], filename_prefix="latents/test"),
+        "image": jobs.node("SaveImage", images=["fit", 0], filename_prefix="image/test"),
+    }
+    outputs = studio.run(job)
+    (latent_file,), (image_file,) = studio.files(outputs), studio.files(outputs, "image")
+    height, width = nearest_bucket(jobs.HEIGHT_PX + 22, jobs.WIDTH_PX, "360p")
+    assert Image.open(image_file).size == (width, height)
+    assert load_file(latent_file)["latent_tensor"].shape == (2, 16, 2, height // 8, width // 8)
+
+
+def test_frames_are_left_out_once_the_whole_is_decoded(studio):
+    whole = studio.images()
+    assert np.array_equal(studio.images({"decode.skip_frames": 4}), whole[4:])
+    batch = studio.images({"size.batch_size": 2, "decode.skip_frames": 2})
+    assert np.array_equal(batch, np.delete(studio.images({"size.batch_size": 2}), [0, 1, 5, 6], axis=0))
+    job = jobs.text_to_images({"decode.skip_frames": 5})
+    assert "skip_frames is 5, but the latent decodes to 5 frames. Lower it to 4" in studio.failure(job)
 
 
 # --- what cannot work -----------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from hyvideo_core.sample import SOLVERS
+from hyvideo_core.sample.schedule import shift_for
 
 
 @pytest.fixture
@@ -75,6 +76,13 @@ def test_batched_cfg_is_the_same_but_for_rounding(latent):
     assert (together - apart).norm() / apart.norm() < 1e-4
 
 
+def test_a_schedule_that_begins_a_rounding_above_one_is_taken(latent):
+    levels = {"levels": jobs.node("ManualSigmas", sigmas="1.0000001, 0.93, 0.77, 0.0")}
+    exact = {"levels": jobs.node("ManualSigmas", sigmas="1.0, 0.93, 0.77, 0.0")}
+    by_wire = {"sampler.sigmas": ["levels", 0]}
+    assert torch.equal(latent(by_wire, levels), latent(by_wire, exact))
+
+
 @pytest.mark.parametrize("sigmas", ["14.6, 3.0, 0.0", "0.0, 1.0", "1.0, 0.5, 0.5, 0.0"])
 def test_levels_of_another_kind_of_model_are_an_error(studio, sigmas):
     job = jobs.text_to_latent({"sampler.sigmas": ["levels", 0]})
@@ -82,3 +90,11 @@ def test_levels_of_another_kind_of_model_are_an_error(studio, sigmas):
     error = studio.failure(job)
     assert "falling levels between 1 and 0 are needed" in error
     assert "HyVideo Schedule" in error
+
+
+def test_the_size_of_the_video_decides_the_shift_where_the_latent_is_connected(latent):
+    by_wire = {"sampler.sigmas": ["levels", 0]}
+    by_size = latent(by_wire, schedule(latent=["size", 0]))
+    assert torch.equal(by_size, latent({"sampler.shift": shift_for(2 * 3 * 4, max_shift=1.95)}))
+    for end in ("base_shift", "max_shift"):
+        assert not torch.equal(latent(by_wire, schedule(latent=["size", 0], **{end: 0.8})), by_size)
