@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tools.demo_model import files as demo
@@ -40,6 +40,25 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Download:
+    """A file of the hub: the folder inside ``models`` that it belongs in, where it is, and its size."""
+
+    folder: str
+    url: str
+    size: str
+
+    @property
+    def file(self) -> str:
+        """Its name."""
+        return self.url.rsplit("/", 1)[1]
+
+    @property
+    def line(self) -> str:
+        """Its line in a note."""
+        return f"- **models/{self.folder}**: [{self.file}]({self.url}), {self.size}"
+
+
+@dataclass(frozen=True)
 class Files:
     """Model files of a workflow, where to download them, and the note beside the graph.
 
@@ -52,36 +71,46 @@ class Files:
     clip: str
     note_title: str
     note: str
-    urls: dict[str, str] = field(default_factory=dict)
+    downloads: tuple[Download, ...] = ()
     kind: str = "auto"
 
-    def folder(self, file: str) -> str:
-        """Folder inside ``models`` that a downloadable file belongs in; the hub is laid out alike."""
-        return self.urls[file].rsplit("/", 2)[1]
+    def download(self, file: Any) -> Download | None:
+        """Where a file is to be had, if it is none of the pack's own."""
+        return next((each for each in self.downloads if each.file == file), None)
+
+    def explained(self, text: str) -> Files:
+        """The same with a paragraph about the workflow in front of the note."""
+        return replace(self, note=f"{text}\n\n{self.note}")
 
 
-def _real_files(model: str, hint: str = "", kind: str = "auto") -> Files:
-    vae = "hunyuan_video_vae_bf16.safetensors"
-    llm, clip = "llava_llama3_fp16.safetensors", "clip_l.safetensors"
-    urls = {
-        model: f"{HUB}/diffusion_models/{model}",
-        llm: f"{HUB}/text_encoders/{llm}",
-        clip: f"{HUB}/text_encoders/{clip}",
-        vae: f"{HUB}/vae/{vae}",
-    }
-    sizes = {model: "25.6 GB", llm: "16.1 GB", clip: "246 MB", vae: "493 MB"}
-    lines = [f"- **models/{url.rsplit('/', 2)[1]}**: [{file}]({url}), {sizes[file]}" for file, url in urls.items()]
-    note = "\n".join(["Download each file into its folder, then press **R** to refresh the lists.", "", *lines, hint])
-    return Files(model, vae, llm, clip, "Model files", note.rstrip(), urls, kind)
+def _of_hub(folder: str, file: str, size: str) -> Download:
+    return Download(folder, f"{HUB}/{folder}/{file}", size)
+
+
+LLM = _of_hub("text_encoders", "llava_llama3_fp16.safetensors", "16.1 GB")
+CLIP_L = _of_hub("text_encoders", "clip_l.safetensors", "246 MB")
+VISION = _of_hub("clip_vision", "llava_llama3_vision.safetensors", "649 MB")
+VAE = _of_hub("vae", "hunyuan_video_vae_bf16.safetensors", "493 MB")
+KEYFRAME_LORA = Download(
+    "loras", "https://huggingface.co/dashtoon/hunyuan-video-keyframe-control-lora/resolve/main/i2v.sft", "1.15 GB"
+)
+
+
+def _real_files(model: str, *others: Download, kind: str = "auto") -> Files:
+    downloads = (_of_hub("diffusion_models", model, "25.6 GB"), LLM, CLIP_L, VAE, *others)
+    lines = [each.line for each in downloads]
+    note = "\n".join(["Download each file into its folder, then press **R** to refresh the lists.", "", *lines])
+    return Files(model, VAE.file, LLM.file, CLIP_L.file, "Model files", note, downloads, kind)
 
 
 TOKEN_REPLACE = "image-to-video (token_replace)"
-REAL = _real_files("hunyuan_video_t2v_720p_bf16.safetensors")
-REAL_I2V = _real_files(
-    "hunyuan_video_v2_replace_image_to_video_720p_bf16.safetensors",
-    "\nThe language model does not see the image yet: say in the prompt what it shows, too.",
-    TOKEN_REPLACE,
-)
+T2V = "hunyuan_video_t2v_720p_bf16.safetensors"
+I2V = "hunyuan_video_v2_replace_image_to_video_720p_bf16.safetensors"
+REAL = _real_files(T2V)
+REAL_VISION = _real_files(T2V, VISION)
+REAL_KEYFRAMES = _real_files(T2V, KEYFRAME_LORA)
+REAL_I2V = _real_files(I2V, kind=TOKEN_REPLACE)
+REAL_I2V_VISION = _real_files(I2V, VISION, kind=TOKEN_REPLACE)
 DEMO = Files(
     demo.T2V.name,
     demo.VAE.name,
@@ -108,8 +137,9 @@ class Scale:
     cfg: float = 1.0
 
 
-SMALL_SIZE = {"resolution": "custom", "resolution.width": 96, "resolution.height": 48}
+SMALL_SIZE: dict[str, Any] = {"resolution": "custom", "resolution.width": 96, "resolution.height": 48}
 VIDEO_540P = Scale({"resolution": "540p 16:9 · 960×544"}, 129, 30)
+VIDEO_720P = Scale({"resolution": "720p 16:9 · 1280×720"}, 129, 30)
 IMAGE_720P = Scale({"resolution": "720p 16:9 · 1280×720"}, 1, 30)
 DEMO_VIDEO = Scale(SMALL_SIZE, 17, 20)
 DEMO_IMAGE = Scale(SMALL_SIZE, 1, 20)
@@ -133,7 +163,7 @@ def own_nodes(files: Files, scale: Scale, name: str, prompt: str = PROMPT) -> Gr
                 "template": "image" if is_image else "video",
             },
             1,
-            250,
+            270,
             "Prompt",
         ),
         "size": _empty_latent(scale),
@@ -159,14 +189,15 @@ def image_to_video(graph: Graph, picture: Graph) -> Graph:
 HOSTS_PICTURE: Graph = {"picture": Node("LoadImage", {"image": "example.png"}, 1, 330, "Image")}
 
 
-def red_square() -> Graph:
-    """A picture for the demo, drawn by nodes: no file is needed."""
-    paper, ink = ({"batch_size": 1, "color": color} for color in (0xF7F7F7, 0xD91A1A))
-    width, height, side = SMALL_SIZE["resolution.width"], SMALL_SIZE["resolution.height"], 22
-    place = {"x": width - 2 * side, "y": (height - side) // 2, "resize_source": False}
+def red_square(side: int = 22, left: int = 52, frames: int = 1) -> Graph:
+    """A picture for the demo, or a clip in which nothing moves, drawn by nodes: no file is needed."""
+    width, height = SMALL_SIZE["resolution.width"], SMALL_SIZE["resolution.height"]
+    paper = {"width": width, "height": height, "batch_size": frames, "color": 0xF7F7F7}
+    ink = {"width": side, "height": side, "batch_size": 1, "color": 0xD91A1A}
+    place = {"x": left, "y": (height - side) // 2, "resize_source": False}
     return {
-        "background": Node("EmptyImage", {"width": width, "height": height, **paper}, 1, 130, "Background"),
-        "square": Node("EmptyImage", {"width": side, "height": side, **ink}, 1, 130, "Square"),
+        "background": Node("EmptyImage", paper, 1, 130, "Background"),
+        "square": Node("EmptyImage", ink, 1, 130, "Square"),
         "picture": Node(
             "ImageCompositeMasked",
             {"destination": Link("background"), "source": Link("square"), **place},
@@ -201,7 +232,7 @@ def native_nodes(files: Files, scale: Scale, name: str) -> Graph:
 def _load_model(files: Files) -> Node:
     inputs = {"model": files.model, "dtype": "auto", "attention": "auto"}
     if files.kind == "auto":
-        return Node("HyvLoadModel", inputs, 0, 150)
+        return Node("HyvLoadModel", inputs, 0, 190)
     return Node("HyvLoadModel", inputs | {"kind": files.kind}, 0, 190)
 
 
@@ -227,7 +258,7 @@ def _sampler(scale: Scale, model: Link, positive: Link, negative: Link | None) -
     }
     if negative is not None:
         inputs["negative"] = negative
-    return Node("HyvSampler", inputs, 2, 410)
+    return Node("HyvSampler", inputs, 2, 460)
 
 
 def _save_video(name: str) -> Node:
@@ -245,19 +276,3 @@ def _save_video_natively(name: str) -> Graph:
 
 def _save_image(name: str) -> Node:
     return Node("SaveImage", {"images": Link("decode"), "filename_prefix": f"image/{name}"}, 3, 724)
-
-
-#: Every shipped workflow by its file name.
-WORKFLOWS: dict[str, tuple[Graph, Files]] = {
-    "hyvideo_t2v": (own_nodes(REAL, VIDEO_540P, "hyvideo"), REAL),
-    "hyvideo_image": (own_nodes(REAL, IMAGE_720P, "hyvideo"), REAL),
-    "hyvideo_i2v": (image_to_video(own_nodes(REAL_I2V, VIDEO_540P, "hyvideo", MOTION), HOSTS_PICTURE), REAL_I2V),
-    "hyvideo_t2v_native_nodes": (native_nodes(REAL, VIDEO_540P, "hyvideo_native"), REAL),
-    "hyvideo_image_native_nodes": (native_nodes(REAL, IMAGE_720P, "hyvideo_native"), REAL),
-    "hyvideo_demo_t2v": (own_nodes(DEMO, DEMO_VIDEO, "hyvideo_demo", DEMO_PROMPT), DEMO),
-    "hyvideo_demo_image": (own_nodes(DEMO, DEMO_IMAGE, "hyvideo_demo", DEMO_IMAGE_PROMPT), DEMO),
-    "hyvideo_demo_i2v": (
-        image_to_video(own_nodes(DEMO_I2V, replace(DEMO_VIDEO, cfg=3.0), "hyvideo_demo", DEMO_MOTION), red_square()),
-        DEMO_I2V,
-    ),
-}

@@ -1,4 +1,5 @@
-"""Writes ``workflows/*.json`` (for the browser) and ``workflows/api/*.json`` (for programs) from one description.
+"""Writes ``workflows/*.json`` (for the browser) and ``workflows/api/*.json`` (for programs) from one description, and
+``docs/nodes.md``, the reference of the nodes.
 
 Run ``python tools/dev.py workflows`` after changing a node or a graph. Which inputs are widgets and in which order
 they stand comes from the running host, so the files cannot drift from the nodes; a test holds them equal.
@@ -11,13 +12,17 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from tools import node_reference
 from tools import workflow_layout as layout
 from tools.paths import DEMO_BASE, ROOT
 from tools.server import PACK_NAME, Server
-from tools.workflow_graphs import WORKFLOWS, Files, Graph, Link, Node
+from tools.workflow_catalog import WORKFLOWS
+from tools.workflow_graphs import Files, Graph, Link, Node
 
 FOLDER = ROOT / "workflows"
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
+#: Sockets of which there is always one more than is connected.
+GROWING = "COMFY_AUTOGROW_V3"
 SEEDS = ("seed", "noise_seed")
 
 Json = dict[str, Any]
@@ -29,6 +34,7 @@ def render_all(object_info: Json) -> dict[Path, str]:
     for name, (graph, models) in WORKFLOWS.items():
         files[FOLDER / "api" / f"{name}.json"] = _text(api_format(graph, object_info))
         files[FOLDER / f"{name}.json"] = _text(ui_format(name, graph, models, object_info))
+    files[node_reference.FILE] = node_reference.render(object_info)
     return files
 
 
@@ -97,7 +103,7 @@ def _links(graph: Graph, ids: dict[str, int], object_info: Json) -> list[list[An
     """[id, from node, from slot, to node, to slot, type] of every wire."""
     links: list[list[Any]] = []
     for name, node in graph.items():
-        for slot, socket in enumerate(_sockets(object_info[node.kind])):
+        for slot, socket in enumerate(_sockets(node, object_info[node.kind])):
             value = node.inputs.get(socket)
             if isinstance(value, Link):
                 kind = object_info[graph[value.node].kind]["output"][value.slot]
@@ -111,11 +117,9 @@ def _ui_node(number: int, node: Node, links: list[list[Any]], models: Files, obj
     specs = _specs(info)
     is_ours = info["python_module"].startswith("custom_nodes.")
     properties: Json = {"cnr_id": PACK_NAME if is_ours else "comfy-core", "Node name for S&R": node.kind}
-    used = [value for value in node.inputs.values() if isinstance(value, str) and value in models.urls]
+    used = [each for each in map(models.download, node.inputs.values()) if each is not None]
     if used:
-        properties["models"] = [
-            {"name": file, "url": models.urls[file], "directory": models.folder(file)} for file in used
-        ]
+        properties["models"] = [{"name": each.file, "url": each.url, "directory": each.folder} for each in used]
     return {
         "id": number,
         "type": node.kind,
@@ -123,9 +127,10 @@ def _ui_node(number: int, node: Node, links: list[list[Any]], models: Files, obj
         "order": number - 1,
         "mode": 0,
         "inputs": [
-            {"name": socket, "type": specs[socket][0], "link": incoming.get(slot)}
+            {"name": socket, "type": kind, "link": incoming.get(slot)}
+            | ({"label": socket.split(".")[1]} if "." in socket else {})
             | ({"shape": 7} if socket in info["input"].get("optional", {}) else {})
-            for slot, socket in enumerate(_sockets(info))
+            for slot, (socket, kind) in enumerate(_sockets(node, info).items())
         ],
         "outputs": [
             {"name": label, "type": kind, "links": [link[0] for link in links if link[1:3] == [number, slot]] or None}
@@ -148,8 +153,18 @@ def _is_widget(spec: list[Any]) -> bool:
     return (isinstance(spec[0], list) or spec[0] in WIDGET_TYPES) and not options.get("forceInput")
 
 
-def _sockets(info: Json) -> list[str]:
-    return [name for name, spec in _specs(info).items() if not _is_widget(spec)]
+def _sockets(node: Node, info: Json) -> dict[str, str]:
+    """Names and types of a node's sockets; of those that grow, the connected ones and the next."""
+    found: dict[str, str] = {}
+    for name, spec in _specs(info).items():
+        if spec[0] == GROWING:
+            template = spec[1]["template"]
+            (kind, *_), *_ = _specs(template).values()
+            connected = sum(key.startswith(f"{name}.") for key in node.inputs)
+            found |= {f"{name}.{template['prefix']}{number}": kind for number in range(connected + 1)}
+        elif not _is_widget(spec):
+            found[name] = spec[0]
+    return found
 
 
 def _widget_values(node: Node, specs: dict[str, list[Any]], prefix: str = "") -> list[Any]:

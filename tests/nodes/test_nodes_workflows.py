@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import urllib.parse
 
@@ -11,30 +12,55 @@ import pytest
 import torch
 from PIL import Image
 
+from hyvideo_core.video import write_mp4
+from tools import node_reference
 from tools.demo_model.judge import obedience, see
 from tools.demo_model.world import Scene, Thing
 from tools.server import PACK_NAME
 from tools.toy_model.workflows import FRAMES, with_toy_files
-from tools.workflow_graphs import DEMO_VIDEO, SMALL_SIZE, WORKFLOWS
+from tools.workflow_catalog import WORKFLOWS
+from tools.workflow_features_video import CLIP
+from tools.workflow_graphs import DEMO_VIDEO, SMALL_SIZE
 from tools.workflows import FOLDER, render_all
 
 API = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted((FOLDER / "api").glob("*.json"))}
 REAL_NAMES = sorted(name for name in API if not name.startswith("hyvideo_demo_"))
+RED = Thing("red", "circle", "left", "")
 #: What each demo shows.
 DEMO_THINGS = {
-    "hyvideo_demo_t2v": Thing("red", "circle", "left", ""),
-    "hyvideo_demo_i2v": Thing("red", "square", "left", ""),
-    "hyvideo_demo_image": Thing("red", "circle", "", ""),
+    "hyvideo_demo_t2v": (RED,),
+    "hyvideo_demo_i2v": (Thing("red", "square", "left", ""),),
+    "hyvideo_demo_image": (Thing("red", "circle", "", ""),),
+    "hyvideo_demo_guidance": (RED,),
+    "hyvideo_demo_fast": (RED,),
+    "hyvideo_demo_solver": (RED,),
+    "hyvideo_demo_long": (RED,),
+    "hyvideo_demo_loop": (Thing("red", "circle", "still", ""),),
+    "hyvideo_demo_prompt_schedule": (Thing("", "circle", "left", ""),),
+    "hyvideo_demo_prompt_blend": (Thing("orange", "circle", "left", ""),),
+    "hyvideo_demo_flow_edit": (Thing("blue", "circle", "left", ""),),
+    "hyvideo_demo_rf_inversion": (Thing("blue", "square", "still", ""),),
+    "hyvideo_demo_inpaint": (Thing("red", "square", "still", ""), Thing("blue", "circle", "up", "")),
+    "hyvideo_demo_batch": (RED,),
 }
+#: What the second clip shows, where there are two.
+SECOND_THINGS = {"hyvideo_demo_batch": (Thing("green", "square", "grow", ""),)}
+#: Frames of those that are not as long as the others.
+DEMO_FRAMES = {"hyvideo_demo_long": 49, "hyvideo_demo_loop": 20}
+TOY_FRAMES = {"hyvideo_loop": 8}
 SIZE_PX = (SMALL_SIZE["resolution.width"], SMALL_SIZE["resolution.height"])
 NOTES = ("Note", "MarkdownNote")
-FILE_INPUTS = {"model", "vae", "llm", "clip", "vae_name", "clip_name1", "clip_name2"}
+FILE_INPUTS = {"model", "vae", "llm", "clip", "vision", "lora", "vae_name", "clip_name1", "clip_name2"}
 
 
 @pytest.fixture(autouse=True)
-def host_picture(server):
-    """What these workflows need beside models: the host's own picture."""
+def inputs(server):
+    """What these workflows need beside models: the host's own picture, and a clip of the user's."""
     shutil.copy(server.comfyui / "input" / "example.png", server.base / "input")
+    path = server.base / "input" / CLIP
+    if not path.is_file():
+        greys = (np.full((*reversed(SIZE_PX), 3), 60 + 20 * number, np.uint8) for number in range(FRAMES))
+        write_mp4(greys, path, fps=24.0, crf=16)
 
 
 def without_fingerprints(prompt):
@@ -42,10 +68,16 @@ def without_fingerprints(prompt):
     return {name: {key: value for key, value in node.items() if key != "is_changed"} for name, node in prompt.items()}
 
 
-def assert_shows(frames, thing):
-    """The judge sees the thing on white in frames [F, H, W, 3] of bytes, and nothing else."""
-    verdict = obedience(see(torch.from_numpy(frames).movedim(-1, 0) / 127.5 - 1), Scene(*SIZE_PX, "white", (thing,)))
+def assert_shows(frames, things):
+    """The judge sees the things on white in frames [F, H, W, 3] of bytes, and nothing else."""
+    verdict = obedience(see(torch.from_numpy(frames).movedim(-1, 0) / 127.5 - 1), Scene(*SIZE_PX, "white", things))
     assert verdict.all, verdict
+
+
+def pictures(studio, outputs):
+    """What a workflow saved of pictures and clips, in the order of its nodes."""
+    found = [path for node_id in sorted(outputs, key=int) for path in studio.files(outputs, node_id)]
+    return [path for path in found if path.suffix in (".png", ".mp4")]
 
 
 def test_there_is_a_demo_of_each_kind():
@@ -56,26 +88,33 @@ def test_there_is_a_demo_of_each_kind():
 def test_a_demo_workflow_makes_an_mp4_of_its_prompt_with_itself_inside(studio, clip, name):
     workflow = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
     outputs = studio.run(API[name], extra_data={"extra_pnginfo": {"workflow": workflow}})
-    (path,) = [path for node_id in outputs for path in studio.files(outputs, node_id)]
-    video = clip(path)
-    assert path.suffix == ".mp4"
-    assert video.size_px == SIZE_PX
-    assert len(video.frames) == DEMO_VIDEO.frames
-    assert video.fps == 24.0
-    assert video.codec == "h264"
-    assert json.loads(video.tags["workflow"]) == workflow
-    assert without_fingerprints(json.loads(video.tags["prompt"])) == API[name]
-    assert_shows(video.frames, DEMO_THINGS[name])
+    shown = [DEMO_THINGS[name], *([SECOND_THINGS[name]] if name in SECOND_THINGS else [])]
+    for path, things in zip(pictures(studio, outputs), shown, strict=True):
+        video = clip(path)
+        assert path.suffix == ".mp4"
+        assert video.size_px == SIZE_PX
+        assert len(video.frames) == DEMO_FRAMES.get(name, DEMO_VIDEO.frames)
+        assert video.fps == 24.0
+        assert video.codec == "h264"
+        assert json.loads(video.tags["workflow"]) == workflow
+        assert without_fingerprints(json.loads(video.tags["prompt"])) == API[name]
+        assert_shows(video.frames, things)
 
 
 def test_the_demo_image_workflow_makes_one_png_of_its_prompt(studio):
-    outputs = studio.run(API["hyvideo_demo_image"])
-    (path,) = [path for node_id in outputs for path in studio.files(outputs, node_id)]
+    (path,) = pictures(studio, studio.run(API["hyvideo_demo_image"]))
     with Image.open(path) as image:
         assert image.format == "PNG"
         assert image.size == SIZE_PX
         assert without_fingerprints(json.loads(image.info["prompt"])) == API["hyvideo_demo_image"]
         assert_shows(np.asarray(image.convert("RGB"))[None], DEMO_THINGS["hyvideo_demo_image"])
+
+
+def test_what_is_inverted_stays_where_it_was(studio, clip):
+    """The square is drawn away from the middle, where the model puts things by itself."""
+    video = clip(*pictures(studio, studio.run(API["hyvideo_demo_rf_inversion"])))
+    columns = np.nonzero(video.frames.mean(axis=(0, 3)) < 200)[1]
+    assert columns.mean() > 56
 
 
 @pytest.mark.parametrize("name", REAL_NAMES)
@@ -88,27 +127,35 @@ def test_a_workflow_for_the_real_files_lacks_nothing_but_the_files(studio, name)
             field = error["extra_info"]["input_name"]
             assert field in FILE_INPUTS
             found[API[name][node_id]["inputs"][field]] = error["details"]
-    files = WORKFLOWS[name][1]
-    assert set(found) == {files.model, files.vae, files.llm, files.clip}
+    assert set(found) == {each.file for each in WORKFLOWS[name][1].downloads}
     assert all(file in details for file, details in found.items())
 
 
 @pytest.mark.parametrize("name", REAL_NAMES)
 def test_a_workflow_for_the_real_files_makes_what_it_promises(studio, clip, name):
-    outputs = studio.run(with_toy_files(name))
-    (path,) = [path for node_id in outputs for path in studio.files(outputs, node_id)]
-    if "image" in name:
-        with Image.open(path) as image:
-            assert (image.format, image.size) == ("PNG", SIZE_PX)
-        return
-    video = clip(path)
-    assert (path.suffix, video.codec) == (".mp4", "h264")
-    assert (video.size_px, len(video.frames), video.fps) == (SIZE_PX, FRAMES, 24.0)
+    made = pictures(studio, studio.run(with_toy_files(name)))
+    assert len(made) == (2 if name == "hyvideo_batch" else 1)
+    for path in made:
+        if "image" in name:
+            with Image.open(path) as image:
+                assert (image.format, image.size) == ("PNG", SIZE_PX)
+            continue
+        video = clip(path)
+        assert (path.suffix, video.codec) == (".mp4", "h264")
+        assert (video.size_px, len(video.frames), video.fps) == (SIZE_PX, TOY_FRAMES.get(name, FRAMES), 24.0)
+
+
+def test_sparse_attention_leaves_something_out(studio):
+    studio.run(with_toy_files("hyvideo_sparse_attention"))
+    found = re.findall(r"a video token attended to (\d+)% of the video", studio.server.log.read_text("utf-8"))
+    assert found
+    assert 0 < int(found[-1]) < 100
 
 
 def test_the_committed_files_are_what_the_running_host_gives(client):
     rendered = render_all(client.object_info())
-    committed = {path: path.read_text("utf-8") for path in (*FOLDER.glob("*.json"), *(FOLDER / "api").glob("*.json"))}
+    files = (*FOLDER.glob("*.json"), *(FOLDER / "api").glob("*.json"), node_reference.FILE)
+    committed = {path: path.read_text("utf-8") for path in files}
     assert rendered.keys() == committed.keys()
     stale = [path.name for path, content in rendered.items() if committed[path] != content]
     assert not stale, f"run python tools/dev.py workflows: {stale}"

@@ -7,7 +7,7 @@ import json
 import pytest
 from PIL import Image
 
-from tools.workflow_graphs import WORKFLOWS
+from tools.workflow_catalog import WITHOUT_DEMO, WORKFLOWS
 from tools.workflows import FOLDER
 
 NAMES = sorted(WORKFLOWS)
@@ -28,9 +28,11 @@ def test_every_template_has_a_thumbnail(name: str) -> None:
 
 
 def test_each_workflow_of_our_nodes_has_its_demo() -> None:
-    """ComfyUI's own loaders take neither the small text encoders nor the small VAE."""
+    """ComfyUI's own loaders take neither the small text encoders nor the small VAE; some features have no demo."""
     demos = {name.replace("_demo", "") for name in NAMES if "_demo" in name}
-    assert demos == {name for name in NAMES if "_demo" not in name and "_native_" not in name}
+    ours = {name for name in NAMES if "_demo" not in name and "_native_" not in name}
+    assert demos == ours - set(WITHOUT_DEMO)
+    assert set(WITHOUT_DEMO) <= ours
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "_native_" in name])

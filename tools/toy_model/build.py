@@ -29,7 +29,11 @@ LLAMA = "text_encoders/hyvideo_toy_llama.safetensors"
 CLIP = "text_encoders/hyvideo_toy_clip.safetensors"
 #: Not guidance-distilled, as the trained image-to-video transformer is.
 IMAGE_TRANSFORMER = "diffusion_models/hyvideo_toy_i2v.safetensors"
-FILES = (TRANSFORMER, IMAGE_TRANSFORMER, VAE, LLAMA, CLIP)
+#: LLaVA's eyes, for 16 places an image.
+VISION = "clip_vision/hyvideo_toy_vision.safetensors"
+#: As diffusers saves a LoRA for keyframes: the patch embedding of twice the channels.
+KEYFRAME_LORA = "loras/hyvideo_toy_keyframes.safetensors"
+FILES = (TRANSFORMER, IMAGE_TRANSFORMER, VAE, LLAMA, CLIP, VISION, KEYFRAME_LORA)
 
 TRANSFORMER_CONFIG: dict[str, Any] = {
     "hidden_size": 256,
@@ -69,6 +73,15 @@ CLIP_CONFIG: dict[str, Any] = {
     "pad_token_id": 49407,
     "projection_dim": 128,
 }
+VISION_CONFIG: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 1,
+    "image_size": 56,
+    "patch_size": 14,
+}
+LORA_RANK = 2
 
 
 def is_current(models: Path = TOY_MODELS) -> bool:
@@ -107,7 +120,35 @@ def build(models: Path = TOY_MODELS) -> None:
     clip = CLIPTextModel(CLIPTextConfig(**CLIP_CONFIG))
     clip_metadata = {"config": json.dumps({"model_type": "clip_text_model", **CLIP_CONFIG})}
     write(models / CLIP, tensors(clip, torch.bfloat16, prefix="text_model."), clip_metadata)
+    write(models / VISION, _vision(), {"config": json.dumps({"vision_config": VISION_CONFIG})})
+    write(models / KEYFRAME_LORA, _keyframe_lora(), {})
     (models / STAMP_NAME).write_text(recipe(), encoding="ascii")
+
+
+def _vision() -> dict[str, torch.Tensor]:
+    """LLaVA's vision tower and the projector into the language model."""
+    import torch
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    from hyvideo_core.text.vision import Projector
+
+    tower = CLIPVisionModel(CLIPVisionConfig(**VISION_CONFIG))
+    projector = Projector(VISION_CONFIG["hidden_size"], LLAMA_CONFIG["hidden_size"])
+    seen = tensors(tower, torch.bfloat16, prefix="vision_model.")
+    named = {f"multi_modal_projector.{name}": value for name, value in tensors(projector, torch.bfloat16).items()}
+    return {**seen, **named}
+
+
+def _keyframe_lora() -> dict[str, torch.Tensor]:
+    """A LoRA of the patch embedding, which reads the keyframes beside the latent."""
+    import torch
+    from torch import nn
+
+    channels, width = 16, TRANSFORMER_CONFIG["hidden_size"]
+    down = nn.Conv3d(2 * channels, LORA_RANK, (1, 2, 2), bias=False)
+    up = nn.Conv3d(LORA_RANK, width, 1, bias=False)
+    pair = nn.ModuleDict({"lora_A": down, "lora_B": up})
+    return {f"transformer.x_embedder.proj.{name}": value for name, value in tensors(pair, torch.bfloat16).items()}
 
 
 def ensure(models: Path = TOY_MODELS) -> Path:

@@ -8,23 +8,41 @@ from typing import Any
 
 from tools.paths import WORKFLOWS as FOLDER
 from tools.toy_model import build
-from tools.workflow_graphs import REAL_I2V, SMALL_SIZE, WORKFLOWS
+from tools.workflow_catalog import WORKFLOWS
+from tools.workflow_graphs import CLIP_L, KEYFRAME_LORA, LLM, SMALL_SIZE, TOKEN_REPLACE, VAE, VISION
 
 FRAMES, STEPS = 5, 2
+#: What stands for a real file; transformers depend on the workflow.
+TOYS = {
+    VAE.file: build.VAE,
+    LLM.file: build.LLAMA,
+    CLIP_L.file: build.CLIP,
+    VISION.file: build.VISION,
+    KEYFRAME_LORA.file: build.KEYFRAME_LORA,
+}
+#: Settings that go with so few steps, wherever they are.
+FEW = {"steps": STEPS, "n_max": STEPS}
+#: Settings by node that go with so few blocks, and so small a video.
+SMALL: dict[str, dict[str, Any]] = {
+    "HyvEmptyLatent": SMALL_SIZE,
+    "HyvSTG": {"blocks": "double 1"},
+    "HyvSeamlessLoop": {"shift_latent_frames": 1},
+    "HyvSlidingTileAttention": {f"tile_{axis}": 1 for axis in ("frames", "height", "width")},
+}
 
 
 def with_toy_files(name: str) -> dict[str, Any]:
-    """A workflow in API format by its name; everything but files, size, frames and steps stays."""
+    """A workflow in API format by its name; everything but files, and what depends on size, length and depth, stays."""
     real = WORKFLOWS[name][1]
-    model = build.IMAGE_TRANSFORMER if real is REAL_I2V else build.TRANSFORMER
-    toys = {real.model: model, real.vae: build.VAE, real.llm: build.LLAMA, real.clip: build.CLIP}
+    model = build.IMAGE_TRANSFORMER if real.kind == TOKEN_REPLACE else build.TRANSFORMER
+    toys = {real.model: model, **TOYS}
     graph: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     for node in graph.values():
         inputs = node["inputs"]
         files = {key: toys[value] for key, value in inputs.items() if isinstance(value, str) and value in toys}
         inputs.update({key: PurePosixPath(file).name for key, file in files.items()})
+        inputs.update({key: value for key, value in FEW.items() if key in inputs})
+        inputs.update(SMALL.get(node["class_type"], {}))
         if node["class_type"] == "HyvEmptyLatent":
-            inputs.update(SMALL_SIZE | {"frames": min(inputs["frames"], FRAMES)})
-        if node["class_type"] == "HyvSampler":
-            inputs["steps"] = STEPS
+            inputs["frames"] = min(inputs["frames"], FRAMES)
     return graph
