@@ -10,12 +10,17 @@ telling first:
 - ``diffusers …``: its transformer (each attention backend) and its tiled VAE in the same run; "× ours" above 1 means
   slower than ours resident in bf16, or than our decode measured last.
 - ``attention …``: one call of each kernel, then a step with each; ``head groups``, ``compiled``: a step with them.
+- ``sliding tiles WINDOW …``: one call within a window of tiles, by ``flex_attention`` in blocks and by dense attention
+  window by window, then a step; how much is computed, and what the first call or step takes beside the others.
+- ``cache NAME … step, computed``: a step in which a cache watches but may skip nothing; ``… step, skipped``: one it
+  skips; ``… run``: a whole run beside one without, by default and skipping all it may. How many steps a cache skips by
+  default with random weights says nothing of a trained model, so read that row with the blocks that ran.
 - ``loading …``: a 13 GB fp8 file to the card, beside a plain read of it.
 
 Columns: seconds is a median of rounds after one to warm up; peak is all torch had allocated at once, weights included;
 predicted is the plan's; ± is predicted against measured, where 0 to 7 % is the goal and below 0 is a defect; slower is
-against the same precision and size all resident in this run. A goal that was missed is marked ✗. A row that could not
-run says why. GB are 10⁹ bytes.
+against the same precision and size all resident in this run, for a cache measured in the same row. A goal that was
+missed is marked ✗. A row that could not run says why. GB are 10⁹ bytes.
 
 Results are written after every row. ``--minutes N`` ends cleanly after the row in which N minutes are over, and
 ``--resume`` goes on with the rows that the JSON file lacks, on the same card. ``--only`` and ``--skip`` choose rows by
@@ -39,9 +44,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from card import Card
+from gpu_caches import CACHES, EVERYTHING, Caches
 from gpu_decoding import Decoding
 from gpu_loading import Loading
 from gpu_sampling import STORAGES, Sampling
+from gpu_tiles import WAYS, Tiles
 from scale import CAPS_GB, GOAL_SIZE, IMAGE_SIZE, REHEARSAL, SECOND_SIZE, SHORT_SIZE, SMALL_CAP_GB, TRUE, Scale
 
 from hyvideo_core.attention.registry import KERNELS
@@ -93,6 +100,7 @@ class Bench:
             Decoding(card, scale),
             Loading(card, scale),
         )
+        self._caches, self._tiles = Caches(card, scale, self._sampling), Tiles(card, scale, self._sampling)
 
     def rows(self) -> list[Row]:
         """Every row, by importance."""
@@ -102,6 +110,8 @@ class Bench:
             *self._decodes(GOAL_SIZE),
             *self._peers(GOAL_SIZE),
             *self._kernels(GOAL_SIZE),
+            *self._windows(GOAL_SIZE),
+            *self._cached_steps(GOAL_SIZE),
             *self._steps(GOAL_SIZE, fp8),
             *self._steps(SECOND_SIZE, STORAGES[:1]),
             *self._choices(SECOND_SIZE),
@@ -109,6 +119,8 @@ class Bench:
             *self._decodes(SECOND_SIZE),
             ("loading a full-size fp8 file", self._alone(self._loading.fp8_file)),
             *self._steps(SHORT_SIZE, STORAGES[:1]),
+            *self._cached_steps(SHORT_SIZE),
+            *self._cached_runs(SHORT_SIZE),
             *self._steps(IMAGE_SIZE, STORAGES[:1]),
             *self._peers(SHORT_SIZE),
             *self._peers(IMAGE_SIZE),
@@ -157,6 +169,37 @@ class Bench:
         return [
             (f"attention {name} {size}, one call", self._step(partial(self._sampling.kernel, size, name)))
             for name in KERNELS
+        ]
+
+    def _windows(self, size: str) -> list[Row]:
+        windows = self._scale.windows
+        return [
+            *(
+                (
+                    f"sliding tiles {window} {way} {size}, one call",
+                    self._step(partial(self._tiles.kernel, size, window, way)),
+                )
+                for window in windows
+                for way in WAYS
+            ),
+            *(
+                (f"sliding tiles {window} {size} step", self._step(partial(self._tiles.step, size, window)))
+                for window in windows
+            ),
+        ]
+
+    def _cached_steps(self, size: str) -> list[Row]:
+        return [
+            (f"cache {name} {size} step, {what}", self._step(partial(work, size, name)))
+            for name in CACHES
+            for what, work in (("computed", self._caches.computed), ("skipped", self._caches.skipped))
+        ]
+
+    def _cached_runs(self, size: str) -> list[Row]:
+        return [
+            (f"cache {name} {size} run, {what}", self._step(partial(self._caches.run, size, name, threshold)))
+            for name in CACHES
+            for what, threshold in (("by default", None), ("skipping all it may", EVERYTHING))
         ]
 
     def _choices(self, size: str) -> list[Row]:
@@ -220,6 +263,19 @@ def _details(row: Result) -> list[str]:
         "activations_gb": "activations {} GB",
         "tflop_per_s": "{} TFLOP/s",
         "times_ours": "{} × ours",
+        "settings": "{}",
+        "plain_s": "without {} s",
+        "times_faster": "{} × as fast",
+        "blocks_run": "{} blocks ran",
+        "computed_s": "a computed step {} s",
+        "computed_percent": "{} % of it",
+        "reported": "{}",
+        "way": "{}",
+        "computed": "computes {}",
+        "beside_dense": "{}",
+        "self_test_s": "self-test {} s",
+        "order_s": "order of tokens {} s",
+        "first_more_s": "the first {} s longer",
         "tiles": "tiles {}",
         "plain_read_s": "plain read {} s",
         "host_peak_gb": "host peak {} GB",

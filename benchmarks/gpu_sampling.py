@@ -1,12 +1,14 @@
 """Steps of sampling at the true size: resident and streamed, in every precision, with every kernel; diffusers beside.
 
 Random weights are made on the device tensor by tensor and kept on the host, as a loaded file would be; a row then
-places them by its plan. Where blocks stream, their host copies are page-locked, as the nodes do it.
+places them by its plan. Where blocks stream, their host copies are page-locked, as the nodes do it. Other files measure
+features with the same model and the same steps.
 """
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,10 +21,12 @@ from torch import nn
 from hyvideo_core.attention import resolve
 from hyvideo_core.configs import DiTConfig
 from hyvideo_core.extensions import BlockSwap
+from hyvideo_core.extensions.reserved import reserved_bytes
 from hyvideo_core.memory import Placement
 from hyvideo_core.model import DiT
 from hyvideo_core.ops import Linear, fp8
-from hyvideo_core.sample import flow_sigmas, sample
+from hyvideo_core.sample import Step, flow_sigmas, sample
+from hyvideo_core.sample.seams import Extension
 from hyvideo_core.sampling_plan import (
     HeldWeights,
     SamplingPlan,
@@ -67,6 +71,8 @@ class Sampling:
         self._peer: Any = None
         #: Seconds of a step with everything resident, by (storage, size).
         self._resident_s: dict[tuple[str, str], float] = {}
+        #: Seconds of one call of attention, by (kernel, size).
+        self._kernel_s: dict[tuple[str, str], float] = {}
 
     def step(
         self,
@@ -79,14 +85,7 @@ class Sampling:
         compile_blocks: bool = False,
     ) -> Result:
         """One row: a step of sampling as planned for a limit, or with everything resident."""
-        self._peer = None
-        held = self._model("fp8" if storage.startswith("fp8") else storage)
-        set_fast_products(held.dit, False)
-        if storage == "fp8 fast":
-            if reason := fp8.why_not_fast(self._card.device):
-                raise ValueError(reason)
-            set_fast_products(held.dit, True)
-        held.dit.attention, held.dit.compile_blocks = attention, compile_blocks
+        held = self._prepared(storage, attention, compile_blocks)
         shape = self._latent_shape(size)
         free_bytes = self._card.total_bytes if cap_gb is None else self._limit_bytes(held, shape, cap_gb)
         blocks = len(held.weights.block_bytes)
@@ -104,7 +103,7 @@ class Sampling:
         lowered: list[str] = []
         with self._card.limited(free_bytes if cap_gb is not None else None):
             used, seconds = retrying(plan, lambda tried: (tried, self._run(held, tried)), lowered.append)
-        result = self._result(used, seconds, lowered)
+        result = self.result(used, seconds, lowered)
         is_baseline = cap_gb is None and attention == "auto" and head_groups is None and not compile_blocks
         if is_baseline:
             self._resident_s[storage, size] = result["seconds"]
@@ -112,21 +111,66 @@ class Sampling:
             result["slowdown_percent"] = round(100 * (result["seconds"] / self._resident_s[storage, size] - 1), 1)
         return result | {"goals": goals(size, storage, cap_gb, is_baseline, result)}
 
+    def resident(self, size: str, *extensions: Extension) -> tuple[Held, SamplingPlan]:
+        """The bf16 model on the device, set up for a size, and its plan with these features; peaks count anew."""
+        held = self._prepared("bf16", "auto", compile_blocks=False)
+        shape = self._latent_shape(size)
+        plan = plan_sampling(
+            self._scale.dit,
+            held.weights,
+            shape,
+            BF16_BYTES,
+            self._card.total_bytes,
+            resident_blocks=len(held.weights.block_bytes),
+            feature_bytes=reserved_bytes(extensions, self._scale.dit, shape, BF16_BYTES, prompts=1),
+        )
+        self._place(held, plan)
+        return held, plan
+
+    def begun(
+        self, held: Held, plan: SamplingPlan, steps: int, extensions: Sequence[Extension] = ()
+    ) -> Generator[Step, None, None]:
+        """A run of so many steps, to be closed."""
+        x, prompt = self._inputs_of(plan.latent_shape)
+        swap = BlockSwap(waiting=held.placement.waiting)
+        run = sample(held.dit, x, prompt, sigmas=flow_sigmas(steps, 7.0), extensions=[swap, *extensions])
+        assert isinstance(run, Generator)
+        return run
+
+    def steps(self, held: Held, plan: SamplingPlan, extensions: Sequence[Extension] = ()) -> list[float]:
+        """Seconds of a step to warm up and of each measured one."""
+        # One more than are made: features may have no use for the result of a run's last step.
+        with closing(self.begun(held, plan, 2 + self._scale.steps, extensions)) as run:
+            seconds = [self._card.seconds(lambda: next(run)) for _ in range(2)]
+            rounds = 1 if seconds[1] > LONG_STEP_S else self._scale.steps
+            return seconds + [self._card.seconds(lambda: next(run)) for _ in range(1, rounds)]
+
     def kernel(self, size: str, name: str) -> Result:
         """One row: a single attention call of the true size; a step makes as many as there are blocks."""
         self.release()
         config = self._scale.dit
-        tokens = self._scale.sizes[size].tokens + self._scale.text_tokens
         attend = resolve(name, self._card.device, torch.bfloat16, config.head_dim)
-        qkv = torch.randn(
-            3, 1, tokens, config.heads, config.head_dim, device=self._card.device, dtype=torch.bfloat16
-        ).unbind(0)
+        qkv = self.qkv(size)
         with torch.inference_mode():
             attend(*qkv)
             self._card.reset_peak()
             seconds = statistics.median(self._card.seconds(lambda: attend(*qkv)) for _ in range(self._scale.steps))
-        flops = 4 * tokens**2 * config.hidden_size
-        return {"seconds": round(seconds, 4), "tflop_per_s": round(flops / seconds / 1e12, 1)} | self._peaks()
+        self._kernel_s[name, size] = seconds
+        flops = 4 * qkv[0].shape[1] ** 2 * config.hidden_size
+        return {"seconds": round(seconds, 4), "tflop_per_s": round(flops / seconds / 1e12, 1)} | self.peaks()
+
+    def kernel_seconds(self, size: str, name: str) -> float:
+        """Of one call: as this run measured it, or measured now. Raises ``ValueError`` where it cannot be used."""
+        if (name, size) not in self._kernel_s:
+            self.kernel(size, name)
+        return self._kernel_s[name, size]
+
+    def qkv(self, size: str) -> tuple[torch.Tensor, ...]:
+        """Noise for one attention call."""
+        config = self._scale.dit
+        tokens = self._scale.sizes[size].tokens + self._scale.text_tokens
+        shape = (3, 1, tokens, config.heads, config.head_dim)
+        return torch.randn(shape, device=self._card.device, dtype=torch.bfloat16).unbind(0)
 
     def peer(self, size: str, backend: str) -> Result:
         """One row: diffusers' transformer, resident, with one of its attention backends."""
@@ -148,7 +192,7 @@ class Sampling:
             self._card.reset_peak()
             rounds = 1 if first > LONG_STEP_S else self._scale.steps
             measured = [self._card.seconds(lambda: self._peer(*arguments, return_dict=False)) for _ in range(rounds)]
-        result = {"seconds": round(statistics.median(measured), 3), "rounds": rounds} | self._peaks()
+        result = {"seconds": round(statistics.median(measured), 3), "rounds": rounds} | self.peaks()
         if ("bf16", size) in self._resident_s:
             result["times_ours"] = round(result["seconds"] / self._resident_s["bf16", size], 2)
         return result
@@ -163,6 +207,18 @@ class Sampling:
         """Have nothing on the device."""
         self._peer = None
         self.release()
+
+    def _prepared(self, storage: str, attention: str, compile_blocks: bool) -> Held:
+        """The model on the host with its options set; no peer's beside it."""
+        self._peer = None
+        held = self._model("fp8" if storage.startswith("fp8") else storage)
+        set_fast_products(held.dit, False)
+        if storage == "fp8 fast":
+            if reason := fp8.why_not_fast(self._card.device):
+                raise ValueError(reason)
+            set_fast_products(held.dit, True)
+        held.dit.attention, held.dit.compile_blocks = attention, compile_blocks
+        return held
 
     def _model(self, storage: str) -> Held:
         for other, held in self._held.items():
@@ -179,27 +235,21 @@ class Sampling:
 
     def _run(self, held: Held, plan: SamplingPlan) -> list[float]:
         """Seconds of each measured step."""
+        self._place(held, plan)
+        return self.steps(held, plan)[1:]
+
+    def _place(self, held: Held, plan: SamplingPlan) -> None:
+        """Have weights where the plan wants them, and count peaks from here on."""
         held.placement.put(plan.resident_blocks)
         self._card.empty()
         if held.placement.waiting():
             held.placement.lock(int(available_host_bytes() * LOCKED_SHARE))
         held.dit.head_groups = plan.head_groups
-        x, prompt = self._inputs_of(plan.latent_shape)
         self._card.reset_peak()
-        run = sample(
-            held.dit,
-            x,
-            prompt,
-            sigmas=flow_sigmas(1 + self._scale.steps, 7.0),
-            extensions=[BlockSwap(waiting=held.placement.waiting)],
-        )
-        with closing(run):  # type: ignore[type-var]
-            first = self._card.seconds(lambda: next(run))
-            rounds = 1 if first > LONG_STEP_S else self._scale.steps
-            return [self._card.seconds(lambda: next(run)) for _ in range(rounds)]
 
-    def _result(self, plan: SamplingPlan, seconds: list[float], lowered: list[str]) -> Result:
-        measured = self._peaks()
+    def result(self, plan: SamplingPlan, seconds: Sequence[float], lowered: Sequence[str] = ()) -> Result:
+        """Times and peaks of a row beside the plan's."""
+        measured = self.peaks()
         peak = measured["peak_gb"]
         return {
             "seconds": round(statistics.median(seconds), 3),
@@ -211,10 +261,11 @@ class Sampling:
             "resident_blocks": f"{plan.resident_blocks} of {plan.blocks}",
             "streamed_gb": round(plan.streamed_bytes / 1e9, 2),
             "head_groups": plan.head_groups,
-            **({"lowered": lowered} if lowered else {}),
+            **({"lowered": list(lowered)} if lowered else {}),
         }
 
-    def _peaks(self) -> Result:
+    def peaks(self) -> Result:
+        """Most bytes at once since peaks were reset."""
         return {
             "peak_gb": round(self._card.peak_bytes() / 1e9, 3),
             "reserved_gb": round(self._card.reserved_bytes() / 1e9, 3),

@@ -10,13 +10,15 @@ decoding. These differ:
 - ``undistilled`` with more than a ``cfg`` and ``LoRA at 1`` with more are beside the same without it;
 - ``VAE alone`` is beside the scenes themselves, and ``image-to-video`` tells the PSNR of the first frame beside its;
 - ``LoRA at 1`` asks for a black background, whatever the prompt says, of prompts without black things;
+- what moves one way cannot loop, so in ``seamless loop`` and ``looped windows`` only things at rest obey;
 - ``video-to-video`` begins with the scene itself; it, ``images`` and ``image-to-video`` have nothing to be beside.
 
 ``--record`` writes what was measured to ``results/quality.json`` and ``.md``, in the first each row with its day and
 machine; the heading of the second is of the last run. Rows that were not measured, or cannot be here, stay as they
 were; the oldest tell no day, nor one thing and two apart.
 ``--gate`` measures the rows that CI runs on the first prompts, and fails when obedience is more than 3 points, and
-more than one prompt, below the record in any column of any row, or a mean in dB more than 2 dB.
+more than one prompt, below the record in any column of any row, or a mean in dB more than 2 dB, or what a cache saves
+more than 3 points.
 
 GGUF's K types, whose blocks of 256 numbers do not fit most rows of networks this narrow, and IQ4_NL and IQ4_XS, which
 the gguf package reads and cannot write, have no numbers. Seconds are for a rough idea: the machine may be doing more.

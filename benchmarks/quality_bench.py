@@ -52,12 +52,18 @@ def no_extensions(bench: Bench, dit: DiT) -> Sequence[Extension]:
     return ()
 
 
+def nothing_more(bench: Bench, prompts: Sequence[Prompt]) -> Sequence[Extension]:
+    """None."""
+    return ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Mode:
     """A way to make clips. The defaults are the mode that others are compared with.
 
     ``model`` may raise ``Missing``. With ``denoise`` below 1 a run begins with the scene itself, with ``from_image``
-    it is given the scene's first frame. ``batch`` prompts are sampled together.
+    it is given the scene's first frame. ``batch`` prompts are sampled together, with ``for_batch`` extensions of their
+    own; ``weighted`` ones have words in brackets weighed.
     """
 
     model: Callable[[Bench], DiT] = t2v
@@ -69,7 +75,9 @@ class Mode:
     guidance: Guidance = field(default_factory=Guidance)
     negative: Callable[[Prompt], str] = nothing
     extensions: Callable[[Bench, DiT], Sequence[Extension]] = no_extensions
+    for_batch: Callable[[Bench, Sequence[Prompt]], Sequence[Extension]] = nothing_more
     from_image: bool = False
+    weighted: bool = False
     tiling: Tiling | None = None
     solver: str = "euler"
     batch: int = BATCH
@@ -159,11 +167,11 @@ class Bench:
             del self._made[old]
         return found
 
-    def encoded(self, texts: Sequence[str], template: Template) -> Conditioning:
+    def encoded(self, texts: Sequence[str], template: Template = VIDEO, weighted: bool = False) -> Conditioning:
         """Texts as the transformer reads them."""
-        key = (template.name, *texts)
+        key = (template.name, weighted, *texts)
         if key not in self._encoded:
-            self._encoded[key] = self.encoders.encode(list(texts), template)
+            self._encoded[key] = self.encoders.encode(list(texts), template, weighted=weighted)
         return self._encoded[key]
 
     def latent(self, clips: Tensor) -> Tensor:
@@ -181,7 +189,7 @@ class Bench:
         prompts = mode.prompts(self.count)
         for together in batches(prompts, mode.batch):
             conditions = self._conditions(mode, together)
-            given = self._given(together) if mode.from_image else ()
+            given = (*mode.for_batch(self, together), *(self._given(together) if mode.from_image else ()))
             x, sigmas = self._beginning(mode, together)
             began = time.perf_counter()
             x = _sampled(mode, dit, x, sigmas, conditions, (*extensions, *given))
@@ -194,7 +202,7 @@ class Bench:
     def _conditions(self, mode: Mode, prompts: Sequence[Prompt]) -> tuple[Conditioning, Conditioning | None]:
         """The prompts and, where they matter, the negative ones."""
         template = IMAGE if mode.frames == 1 else VIDEO
-        positive = self.encoded([prompt.text for prompt in prompts], template)
+        positive = self.encoded([prompt.text for prompt in prompts], template, mode.weighted)
         if mode.guidance.cfg <= 1:
             return positive, None
         return positive, self.encoded([mode.negative(prompt) for prompt in prompts], template)

@@ -6,6 +6,7 @@ Prompt number i is the same in every set's length, and so is the noise its clip 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hyvideo_core.types import Geometry
-from tools.demo_model.captions import Caption, describe
+from tools.demo_model.captions import COLOR_WORDS, Caption, describe
 from tools.demo_model.train_lora import NIGHT
 from tools.demo_model.world import COLORS, Scene, random_scene, render
 
@@ -77,6 +78,21 @@ def uncoloured(count: int) -> list[Prompt]:
     return [_prompt(index, colored=False) for index in range(count)]
 
 
+def recoloured(count: int) -> list[Prompt]:
+    """Those of the videos that show one thing, with that in another colour."""
+    alone = [prompt.index for prompt in videos(count) if len(prompt.scene.things) == 1]
+    return [_prompt(index, recolored=True) for index in alone]
+
+
+def stressed(count: int) -> list[Prompt]:
+    """The videos' with every word for a color weighed 1.2."""
+    words = "|".join(sorted({word for words in COLOR_WORDS.values() for word in words}, key=len, reverse=True))
+    return [
+        replace(prompt, caption=replace(prompt.caption, text=re.sub(rf"\b({words})\b", r"(\1:1.2)", prompt.text)))
+        for prompt in videos(count)
+    ]
+
+
 def unasked(prompt: Prompt) -> str:
     """A negative prompt that names two colours of which the prompt says nothing."""
     said = {prompt.scene.background, *(thing.color for thing in prompt.scene.things)}
@@ -94,11 +110,21 @@ def batches(prompts: Sequence[Prompt], size: int) -> list[list[Prompt]]:
     return found
 
 
-def _prompt(index: int, *, image: bool = False, colored: bool = True) -> Prompt:
+def _prompt(index: int, *, image: bool = False, colored: bool = True, recolored: bool = False) -> Prompt:
     rng = random.Random(f"quality {index}")
     # By turns of whole batches, so that a set's first prompts are sampled in the same company whatever its length.
     width, height = SIZES[index // BATCH % len(SIZES)]
     scene = random_scene(rng, width, height, held_out=True, things=0 if colored else 1)
     if not colored:
         scene = replace(scene, things=tuple(replace(thing, color="") for thing in scene.things))
+    if recolored:
+        scene = replace(scene, things=tuple(replace(thing, color=_other_color(scene)) for thing in scene.things))
     return Prompt(index, scene, describe(rng, scene, image=image, held_out=True))
+
+
+def _other_color(scene: Scene) -> str:
+    """The color after that of a scene's only thing, in which nothing else is."""
+    (thing,) = scene.things
+    colors = list(COLORS)
+    after = colors.index(thing.color) + 1
+    return next(color for color in colors[after:] + colors if color not in (thing.color, scene.background))

@@ -1,21 +1,20 @@
-"""The rows of the table of quality, one for each mode of the pack. A new feature is one more entry here.
+"""The rows of the table of quality, one for each mode of the pack; those of the features are in ``quality_features``.
 
-A row is a name and a function from the ``Bench`` to an ``Outcome``; most are made of a ``Mode``. What cannot run here
-raises ``Missing`` with the reason. No row needs another to have run.
+What cannot run here raises ``Missing`` with the reason. No row needs another to have run.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from quality_bench import BASELINE, Bench, Mode, Outcome, judgement
+from quality_features import FEATURES
 from quality_files import existing, fp8_file, gguf_file, scaled_fp8_file
 from quality_models import (
     BF16,
@@ -25,10 +24,10 @@ from quality_models import (
     in_head_groups,
     loaded,
     merged,
-    undistilled,
     with_setting,
 )
 from quality_prompts import BATCH, SIZES, batches, by_day, by_day_plain, images, unasked, uncoloured, videos
+from quality_row import Row, guided, row
 
 from cases import Missing
 from hyvideo_core.attention import kernels
@@ -45,35 +44,6 @@ from hyvideo_core.weights import Lora
 from hyvideo_core.weights.gguf import PLAIN_FORMATS
 from tools.demo_model.judge import see
 from tools.demo_model.world import CLIP_FRAMES, COLORS
-
-#: Percent of the prompts, or the mean of what was measured, at least.
-Goals = Mapping[str, float]
-EACH_AND_ALL = dict.fromkeys(("color", "shape", "motion", "background", "count"), 97.0) | {"all": 90.0}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row; ``is_quick`` ones run in CI too, ``is_exact`` ones must equal what they are compared with to the bit."""
-
-    name: str
-    measure: Callable[[Bench], Outcome]
-    is_quick: bool = False
-    is_exact: bool = False
-    goals: Goals = field(default_factory=dict)
-
-
-def row(
-    name: str,
-    mode: Mode,
-    against: Mode | None = BASELINE,
-    *,
-    quick: bool = False,
-    exact: bool = False,
-    goals: Goals = MappingProxyType({}),
-) -> Row:
-    """The clips of a mode beside those of another."""
-    return Row(name, partial(Bench.outcome, mode=mode, against=against), quick, exact, goals)
-
 
 # --- how weights are stored ------------------------------------------------------------------------------------
 
@@ -132,11 +102,6 @@ RUN = (
 )
 
 # --- sampling and guidance -------------------------------------------------------------------------------------
-
-
-def guided(cfg: float, **options: Any) -> Mode:
-    """True guidance on the undistilled transformer."""
-    return Mode(model=undistilled, guidance=Guidance(cfg=cfg, **options))
 
 
 def negated(bench: Bench) -> Outcome:
@@ -252,5 +217,6 @@ OTHERS = (
     *(_vae(size, frames) for frames in (CLIP_FRAMES, 1) for size in SIZES),
 )
 
+EACH_AND_ALL = dict.fromkeys(("color", "shape", "motion", "background", "count"), 97.0) | {"all": 90.0}
 FIRST = Row("float32", partial(Bench.outcome, mode=BASELINE), is_quick=True, goals=EACH_AND_ALL)
-ROWS: tuple[Row, ...] = (FIRST, *STORED, *RUN, *SAMPLED, *ADAPTED, *OTHERS)
+ROWS: tuple[Row, ...] = (FIRST, *STORED, *RUN, *SAMPLED, *ADAPTED, *FEATURES, *OTHERS)

@@ -19,7 +19,10 @@ from hyvideo_core.weights import load_dit
 
 BENCHMARKS = Path(loading.__file__).parent
 #: Sizes and precisions repeat code that other rows run.
-REPEATED = ("544×960×129 fp8", "320×512×61", "720×1280×1 ", "fp8 fast under", "544×960×129 tiled")
+REPEATED = (
+    *("544×960×129 fp8", "544×960×129 tiled", "720×1280×1 ", "fp8 fast under"),
+    *("step 320×512×61", "decode 320×512×61", "320×512×61 step"),
+)
 #: Reasons that a CPU has for not running a row.
 EXPECTED_REASONS = ("DoesNotFitError", "ValueError: attention", "RuntimeError: No viable backend")
 TINY = replace(loading.ONE_GB, hidden_size=128, heads=1, double_blocks=1, single_blocks=1)
@@ -40,7 +43,15 @@ def test_every_kind_of_row_of_the_gpu_benchmark_is_rehearsed(tmp_path: Path) -> 
     skips = [argument for text in REPEATED for argument in ("--skip", text)]
     table = tmp_path / "results.md"
     rows = {row["row"]: row for row in gpu(tmp_path, *skips, "--markdown", str(table))["rows"]}
-    for kind in ("resident", "under 16 GB", "decode", "diffusers step", "diffusers decode", "attention", "loading"):
+    kinds = ("resident", "under 16 GB", "decode", "diffusers step", "diffusers decode", "attention", "loading")
+    features = (
+        "one call",
+        "sliding tiles 3×3×3 720×1280×129 step",
+        "step, computed",
+        "step, skipped",
+        "run, by default",
+    )
+    for kind in (*kinds, *features):
         assert any("seconds" in row for name, row in rows.items() if kind in name), kind
     for name, row in rows.items():
         # Compiling needs a C++ compiler, the fast product a processor that can.

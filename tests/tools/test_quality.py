@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from quality_bench import COLUMNS, Bench, Judged, Made, Mode, Outcome
 from quality_distance import MOST_DB, psnr_db, ssim
 from quality_files import Files
-from quality_prompts import SIZES, batches, by_day, images, unasked, uncoloured, videos
+from quality_prompts import SIZES, batches, by_day, images, recoloured, stressed, unasked, uncoloured, videos
 from quality_report import HEADER, MAY_FALL, PROMPTS, QUICK_PROMPTS, Result, falls, line, markdown, result
 from quality_rows import ROWS, negated
 
@@ -28,6 +28,7 @@ from hyvideo_core.attention.registry import KERNELS
 from hyvideo_core.configs import VAEConfig
 from hyvideo_core.ops.ggml import FORMATS
 from hyvideo_core.sample import SOLVERS
+from hyvideo_core.text.weights import parse_weights
 from hyvideo_core.vae import VAE
 from tools.demo_model import captions, train_dit, train_lora
 from tools.demo_model.world import DIRECTIONS, random_scene, render
@@ -37,6 +38,8 @@ TOY_VAE = VAEConfig(block_out_channels=(8, 8, 8, 8), norm_groups=4)
 #: Rows that say what the baseline says but for rounding, whatever the network.
 SAME = ("GGUF F", "GGUF B", "one at a time", "block swap", "chunks of", "attention ", "LoRA at 0", "LoRA at 1 merged",
         "undistilled cfg 3 batched")  # fmt: skip
+#: Rows that may skip nothing of a network whose every step is noise.
+MAY_SKIP = ("TeaCache", "First-Block Cache", "EasyCache")
 #: What a CPU lacks, or a toy's noise.
 EXPECTED_REASONS = (
     "is not installed",
@@ -88,7 +91,7 @@ def test_prompts_ask_for_all_that_their_scenes_show() -> None:
         assert {prompt.size for prompt in some} == set(SIZES)
 
 
-@pytest.mark.parametrize("kind", [videos, images, by_day, uncoloured])
+@pytest.mark.parametrize("kind", [videos, images, by_day, uncoloured, recoloured, stressed])
 def test_a_prompt_and_its_noise_are_the_same_in_every_set(kind: Any) -> None:
     few, many = kind(12), kind(40)
     assert [prompt for prompt in many if prompt.index < 12] == few == kind(12)
@@ -107,6 +110,24 @@ def test_the_other_sets_ask_for_what_their_rows_are_about() -> None:
         words = [word for words in captions.COLOR_WORDS.values() for word in words]
         assert sum(f" {word} " in f" {prompt.text.rstrip('.')} ".replace(".", " ") for word in set(words)) == 1
         assert [thing.color for thing in prompt.caption.things] == [""]
+
+
+def test_a_recolored_prompt_differs_from_the_scene_in_the_color_of_its_thing_alone() -> None:
+    before = {prompt.index: prompt for prompt in videos(PROMPTS)}
+    for prompt in recoloured(PROMPTS):
+        (old,), (new,) = before[prompt.index].scene.things, prompt.scene.things
+        assert new.color not in (old.color, prompt.scene.background)
+        assert replace(new, color=old.color) == old
+        assert replace(prompt.scene, things=(old,)) == before[prompt.index].scene
+        assert prompt.caption.things[0].color == new.color
+
+
+def test_stressed_prompts_say_the_same_with_each_color_weighed() -> None:
+    for plain, prompt in zip(videos(PROMPTS), stressed(PROMPTS), strict=True):
+        parsed = parse_weights(prompt.text)
+        assert parsed.text == plain.text
+        assert prompt.text.count(":1.2)") == 1 + len(plain.scene.things)
+        assert prompt.caption.things == plain.caption.things
 
 
 def test_a_negative_prompt_names_nothing_that_is_asked_for() -> None:
@@ -221,7 +242,7 @@ def test_every_row_runs_alone_or_says_why_it_cannot(toy: Files, tmp_path: Path) 
         assert set(found["obeyed"]) in (set(COLUMNS), set(COLUMNS) - {"motion"})
         assert found["seconds"] > 0
         assert found.get("identical", False) or not row.is_exact, row.name
-        if "psnr_db" in found["mean"] and not row.name.startswith(SAME):
+        if "psnr_db" in found["mean"] and not row.name.startswith((*SAME, *MAY_SKIP)):
             assert found["mean"]["psnr_db"] < 60, f"{row.name} changes nothing"
         if row.name.startswith(SAME):
             assert found["worst"]["psnr_db"] > 60, f"{row.name} changes the result"
@@ -404,7 +425,13 @@ def test_prompts_for_one_thing_and_for_two_are_counted_apart() -> None:
 
 
 #: Goals that the trained set misses. The record and the model card say by how much.
-MISSED = {("float32", "shape ≥ 97 %"), ("float32", "motion ≥ 97 %")}
+MISSED = {
+    ("float32", "shape ≥ 97 %"),
+    ("float32", "motion ≥ 97 %"),
+    # Their thresholds are for more steps than 20; in 50 they are met.
+    ("First-Block Cache", "saved ≥ 35"),
+    ("EasyCache", "saved ≥ 35"),
+}
 
 
 def test_the_record_has_every_row_in_order_and_numbers_of_all_that_ci_runs() -> None:
