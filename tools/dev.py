@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     test.add_argument("pytest_args", nargs=argparse.REMAINDER, help="given: only pytest, with these")
     serve = commands.add_parser("serve", help="open ComfyUI with this pack")
     serve.add_argument("--port", type=int, default=8188, help="port on 127.0.0.1 (default: %(default)s)")
-    commands.add_parser("workflows", help="write workflows/ from tools/workflow_graphs.py")
+    commands.add_parser("workflows", help="write workflows/ and docs/nodes.md anew")
     commands.add_parser("doctor", help="report versions, GPU, kernels and model files; changes nothing")
     return top
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tools.console import clean_environment
 
-FOLDERS = ("diffusion_models", "unet", "vae", "text_encoders", "clip", "LLM")
+FOLDERS = ("diffusion_models", "unet", "vae", "text_encoders", "clip", "clip_vision", "LLM")
 #: Whole diffusers pipelines; of these only the transformer is used.
 PIPELINES = "diffusers"
 LORAS = "loras"
@@ -35,15 +35,18 @@ PREFIXES = (
     "vae.",
     "first_stage_model.",
     "clip_l.transformer.",
+    "vision_tower.",
+    "model.vision_tower.",
     "",
 )
 
-TRANSFORMER, VAE, LLAMA, CLIP = "transformer", "VAE", "language model", "CLIP-L"
+TRANSFORMER, VAE, LLAMA, CLIP, VISION = "transformer", "VAE", "language model", "CLIP-L", "vision tower"
+#: What every video needs.
 KINDS = (TRANSFORMER, VAE, LLAMA, CLIP)
 TEXT_TO_VIDEO, TOKEN_REPLACE = "text-to-video", "image-to-video (token_replace)"
 TEXT_TO_VIDEO_CHANNELS = 16
 OTHER_CHANNELS = {32: "SkyReels image-to-video", 33: "image-to-video (latent_concat)"}
-NOT_YET = "which HyVideo Sampler does not take so far"
+WITH_IMAGE = "give it an image by HyVideo Image to Video"
 #: How files of image-to-video v2 are named, which has the channels of text-to-video.
 IMAGE_TO_VIDEO_NAME = re.compile(r"i2v|image.?to.?video", re.IGNORECASE)
 #: Only an own name makes a file worth a word that no loader takes.
@@ -56,7 +59,9 @@ TRANSFORMER_NAMES = (
 )
 #: What a GGUF may be by the architecture it states.
 GGUF_KINDS = {"hyvid": TRANSFORMER, "llama": LLAMA}
-LLAMA_WIDTH, CLIP_WIDTH, VAE_CHANNELS = 4096, 768, 16
+LLAMA_WIDTH, CLIP_WIDTH, VISION_WIDTH, VAE_CHANNELS = 4096, 768, 1024, 16
+#: Without it a CLIP vision tower is some other model's.
+PROJECTOR = "multi_modal_projector.linear_1.weight"
 
 #: Where each part can be had: hub repository, file in it, folder below ComfyUI's models.
 SOURCES = {
@@ -91,8 +96,7 @@ class Found:
 
 def loaders() -> Describe:
     """The core's judgement of each kind. Raises ``ImportError`` where what it needs is not installed."""
-    from hyvideo_core.errors import CheckpointError
-    from hyvideo_core.weights import describe_clip, describe_mllm, describe_vae, inspect_dit, kind_of
+    from hyvideo_core.weights import describe_clip, describe_mllm, describe_vae, describe_vision, inspect_dit, kind_of
 
     def describe_transformer(path: Path) -> str:
         found = inspect_dit(path)
@@ -101,10 +105,16 @@ def loaders() -> Describe:
         if kind == TOKEN_REPLACE:
             return f"by its name a transformer for {kind}: choose that kind in HyVideo Load Model"
         if kind != TEXT_TO_VIDEO:
-            raise CheckpointError(f"a transformer for {kind}, {NOT_YET}")
+            return f"a transformer for {kind}: {WITH_IMAGE}"
         return found.describe()
 
-    return {TRANSFORMER: describe_transformer, VAE: describe_vae, LLAMA: describe_mllm, CLIP: describe_clip}
+    return {
+        TRANSFORMER: describe_transformer,
+        VAE: describe_vae,
+        LLAMA: describe_mllm,
+        CLIP: describe_clip,
+        VISION: describe_vision,
+    }
 
 
 def scan(folders: Iterable[Path], describe: Describe | None = None, pipelines: Iterable[Path] = ()) -> list[Found]:
@@ -251,8 +261,10 @@ def classify(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str, bool]:
         width, channels = patch[:2]
         if any(mark in name for name in shapes for mark in LORA_MARKS):
             return TRANSFORMER, "with the tensors of a LoRA among its own, which the loader refuses", False
+        if channels in OTHER_CHANNELS:
+            return TRANSFORMER, f"for {OTHER_CHANNELS[channels]}: {WITH_IMAGE}", True
         if channels != TEXT_TO_VIDEO_CHANNELS:
-            return TRANSFORMER, f"for {OTHER_CHANNELS.get(channels, 'another task')}, {NOT_YET}", False
+            return TRANSFORMER, f"for another task, with {channels} input channels", False
         return TRANSFORMER, f"{TEXT_TO_VIDEO}, width {width}", True
     if (convolution := shape("decoder.conv_in.conv.weight"))[1:2] == (VAE_CHANNELS,):
         layout = "original" if shape("decoder.conv_norm_out.weight") else "ComfyUI"
@@ -261,6 +273,8 @@ def classify(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str, bool]:
         return _language_model(embedding[0])
     if shape("text_model.embeddings.token_embedding.weight")[1:] == (CLIP_WIDTH,):
         return CLIP, "CLIP-L text encoder", True
+    if shape("vision_model.embeddings.patch_embedding.weight")[:1] == (VISION_WIDTH,) and shape(PROJECTOR):
+        return VISION, "with its projector, for prompts with images", True
     return "", "", False
 
 

@@ -133,7 +133,7 @@ WORKFLOWS: dict[str, tuple[Graph, Files]] = {
     "hyvideo_fast": (cached(_real()), REAL),
     "hyvideo_sparse_attention": (sparse(_real(VIDEO_720P)), REAL.explained(NEAR)),
     "hyvideo_long": (windowed(_real(replace(VIDEO_540P, frames=257)), 129, 32), REAL),
-    "hyvideo_loop": (looping(_real(), 6), REAL),
+    "hyvideo_loop": (looping(_real(), 5), REAL),
     "hyvideo_batch": (batched(_real(), WOLF, 5, "hyvideo_batch"), REAL.explained(SEVERAL)),
     "hyvideo_t2v_native_nodes": (native_nodes(REAL, VIDEO_540P, "hyvideo_native"), REAL),
     "hyvideo_image_native_nodes": (native_nodes(REAL, IMAGE_720P, "hyvideo_native"), REAL),

@@ -11,6 +11,21 @@ from model_file_data import REFINER, WIDE_TRANSFORMER, header_file, llama_shapes
 from tools import model_files
 
 
+def vision_shapes(prefix: str) -> dict[str, tuple[int, ...]]:
+    """Of LLaVA's vision tower with its projector, as far as it is told by them."""
+    patches = prefix + "vision_model.embeddings.patch_embedding.weight"
+    return {patches: (1024, 3, 14, 14), "multi_modal_projector.linear_1.weight": (4096, 1024)}
+
+
+@pytest.mark.parametrize("channels", [32, 33])
+def test_a_transformer_that_takes_an_image_is_found_and_says_so(tmp_path: Path, channels: int) -> None:
+    shapes = {REFINER: (3072,), "img_in.proj.weight": (3072, channels, 1, 2, 2)}
+    found = model_files.recognise(header_file(tmp_path / "x.safetensors", shapes))
+    assert found is not None
+    assert found.usable
+    assert "give it an image by HyVideo Image to Video" in found.note
+
+
 @pytest.mark.parametrize("prefix", ["", "model.", "model.model.", "model.diffusion_model.", "diffusion_model."])
 def test_a_transformer_is_known_under_every_prefix(tmp_path: Path, prefix: str) -> None:
     shapes = {prefix + REFINER: (3072,), prefix + "img_in.proj.weight": (3072, 16, 1, 2, 2)}
@@ -21,7 +36,7 @@ def test_a_transformer_is_known_under_every_prefix(tmp_path: Path, prefix: str) 
 @pytest.mark.parametrize(
     ("shapes", "words"),
     [
-        ({REFINER: (3072,), "img_in.proj.weight": (3072, 33, 1, 2, 2)}, "image-to-video (latent_concat)"),
+        ({REFINER: (3072,), "img_in.proj.weight": (3072, 20, 1, 2, 2)}, "another task, with 20 input channels"),
         ({**WIDE_TRANSFORMER, "double_blocks.0.img_attn_qkv.lora_A.weight": (16, 3072)}, "LoRA"),
         (llama_shapes(128256, "model."), "128,256 tokens"),
     ],
@@ -45,6 +60,9 @@ def test_a_file_the_loaders_refuse_does_not_count_as_found(
         (model_files.LLAMA, llama_shapes(128259, "")),
         ("", llama_shapes(32000, "model.")),
         (model_files.CLIP, {"text_model.embeddings.token_embedding.weight": (49408, 768)}),
+        (model_files.VISION, vision_shapes("")),
+        (model_files.VISION, vision_shapes("vision_tower.")),
+        ("", {"vision_model.embeddings.patch_embedding.weight": (1024, 3, 14, 14)}),
         ("", {"decoder.conv_in.conv.weight": (512, 4, 3, 3, 3)}),
         ("", {"text_model.embeddings.token_embedding.weight": (49408, 1280)}),
         ("", {"double_blocks.0.img_attn.qkv.weight": (1, 1)}),

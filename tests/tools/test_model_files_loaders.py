@@ -84,8 +84,8 @@ def test_text_models_in_folders_count_once_and_their_shards_not_at_all(
     [
         ("hunyuan_video_t2v_720p.safetensors", 16, "text-to-video", True),
         ("hunyuan_video_v2_replace_image_to_video_720p.safetensors", 16, "image-to-video (token_replace)", True),
-        ("hunyuan_video_image_to_video_720p.safetensors", 33, "image-to-video (latent_concat)", False),
-        ("skyreels.safetensors", 32, "SkyReels image-to-video", False),
+        ("hunyuan_video_image_to_video_720p.safetensors", 33, "image-to-video (latent_concat)", True),
+        ("skyreels.safetensors", 32, "SkyReels image-to-video", True),
         ("x.safetensors", 20, "20 input channels", False),
     ],
 )
