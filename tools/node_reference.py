@@ -27,6 +27,9 @@ def render(object_info: Json) -> str:
         "",
         "Every node of the pack with its inputs and outputs, as their tooltips explain them. This file is written by",
         "`python tools/dev.py workflows`; to change it, change the node. *Advanced* settings may be folded away.",
+        "",
+        "Before each description is what programs call the node; `GET /object_info/` with it lists ranges and allowed",
+        "values.",
     ]
     for category in sorted({node["category"] for node in ours}, key=_place(ours)):
         lines += ["", f"## {category.removeprefix(MENU).strip('/').capitalize()}"]
@@ -45,7 +48,7 @@ def _place(ours: list[Json]) -> Any:
 def _node(node: Json) -> Iterator[str]:
     yield f"### {node['display_name']}"
     yield ""
-    yield node["description"]
+    yield f"`{node['name']}` · {node['description']}"
     yield ""
     rows = list(_inputs(node["input"]))
     if rows:
@@ -58,15 +61,15 @@ def _node(node: Json) -> Iterator[str]:
     yield f"Gives {told}" if told else "Gives nothing to other nodes."
 
 
-def _inputs(inputs: Json, prefix: str = "") -> Iterator[str]:
-    """A row for each input, those behind a choice included."""
+def _inputs(inputs: Json, prefix: str = "", choice: str = "") -> Iterator[str]:
+    """A row for each input, those behind a ``choice`` included."""
     for group in ("required", "optional"):
         for name, (kind, options, *_) in ((n, [*spec, {}]) for n, spec in inputs.get(group, {}).items()):
             advanced = " *(advanced)*" if options.get("advanced") else ""
             tooltip = _cell(options.get("tooltip") or "")
-            yield f"| {prefix}{name}{advanced} | {_default(kind, options)} | {tooltip} |"
+            yield f"| {prefix}{name}{choice}{advanced} | {_default(kind, options)} | {tooltip} |"
             for option in options["options"] if kind == DYNAMIC else []:
-                yield from _inputs(option["inputs"], f"{prefix}{name}.")
+                yield from _inputs(option["inputs"], f"{prefix}{name}.", f" *(with {option['key']})*")
 
 
 def _default(kind: Any, options: Json) -> str:
