@@ -101,11 +101,13 @@ CACHES = (
 
 #: The block that is disturbed: the published ones are of a transformer ten times as deep.
 DISTURBED = "single 1"
+#: Of so small a latent all frequencies are below the usual cutoff.
+SMALL_CUTOFF = 2
 GUIDANCES: dict[str, tuple[Extension, ...]] = {
     "CFG-Zero★": (CfgZeroStar(),),
     "STG-A": (SkipGuidance(blocks=DISTURBED, scale=0.5, disturbance=ATTENTION),),
     "STG-R": (SkipGuidance(blocks=DISTURBED, scale=0.5),),
-    "FreSca": (FreSca(),),
+    "FreSca": (FreSca(cutoff=SMALL_CUTOFF),),
     "APG": (AdaptiveProjectedGuidance(),),
 }
 GUIDED = (
