@@ -243,7 +243,8 @@ def test_every_row_runs_alone_or_says_why_it_cannot(toy: Files, tmp_path: Path) 
         assert found["seconds"] > 0
         assert found.get("identical", False) or not row.is_exact, row.name
         if "psnr_db" in found["mean"] and not row.name.startswith((*SAME, *MAY_SKIP)):
-            assert found["mean"]["psnr_db"] < 60, f"{row.name} changes nothing"
+            # Rounding alone is at 100; a network of noise reads little of a prompt.
+            assert found["mean"]["psnr_db"] < 80, f"{row.name} changes nothing"
         if row.name.startswith(SAME):
             assert found["worst"]["psnr_db"] > 60, f"{row.name} changes the result"
         assert line(found).startswith(f"| {row.name} |")
