@@ -166,7 +166,7 @@ def turning(bench: Bench, prompts: Sequence[Prompt]) -> Sequence[Extension]:
 
 
 PROMPTED = (
-    row("colors weigh 1.2", Mode(prompts=stressed, weighted=True)),
+    row("colors weigh 1.5", Mode(prompts=stressed, weighted=True)),
     row("another color's prompt in the first tenth", Mode(prompts=recoloured, for_batch=turning), None),
 )
 SPARSE = (

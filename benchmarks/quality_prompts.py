@@ -85,10 +85,10 @@ def recoloured(count: int) -> list[Prompt]:
 
 
 def stressed(count: int) -> list[Prompt]:
-    """The videos' with every word for a color weighed 1.2."""
+    """The videos' with every word for a color weighed 1.5."""
     words = "|".join(sorted({word for words in COLOR_WORDS.values() for word in words}, key=len, reverse=True))
     return [
-        replace(prompt, caption=replace(prompt.caption, text=re.sub(rf"\b({words})\b", r"(\1:1.2)", prompt.text)))
+        replace(prompt, caption=replace(prompt.caption, text=re.sub(rf"\b({words})\b", r"(\1:1.5)", prompt.text)))
         for prompt in videos(count)
     ]
 

@@ -182,8 +182,7 @@ def test_without_a_seed_the_answer_is_the_same_and_with_one_the_seeds(random_mod
     assert answer(None) == answer(None)
     assert answer(7) == answer(7)
     assert len({answer(None), answer(7), answer(8), answer(2**64 - 1)}) == 4
-    # Two random draws of nonsense may agree.
-    assert any(answer(seed) != answer(seed, "master") for seed in (None, 7, 8))
+    assert answer(8) != answer(8, "master")
 
 
 def test_without_a_seed_each_token_is_the_likeliest(random_model: Path) -> None:

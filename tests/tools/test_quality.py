@@ -126,7 +126,7 @@ def test_stressed_prompts_say_the_same_with_each_color_weighed() -> None:
     for plain, prompt in zip(videos(PROMPTS), stressed(PROMPTS), strict=True):
         parsed = parse_weights(prompt.text)
         assert parsed.text == plain.text
-        assert prompt.text.count(":1.2)") == 1 + len(plain.scene.things)
+        assert prompt.text.count(":1.5)") == 1 + len(plain.scene.things)
         assert prompt.caption.things == plain.caption.things
 
 
@@ -243,8 +243,7 @@ def test_every_row_runs_alone_or_says_why_it_cannot(toy: Files, tmp_path: Path) 
         assert found["seconds"] > 0
         assert found.get("identical", False) or not row.is_exact, row.name
         if "psnr_db" in found["mean"] and not row.name.startswith((*SAME, *MAY_SKIP)):
-            # Rounding alone is at 100; a network of noise reads little of a prompt.
-            assert found["mean"]["psnr_db"] < 80, f"{row.name} changes nothing"
+            assert found["mean"]["psnr_db"] < 60, f"{row.name} changes nothing"
         if row.name.startswith(SAME):
             assert found["worst"]["psnr_db"] > 60, f"{row.name} changes the result"
         assert line(found).startswith(f"| {row.name} |")
