@@ -7,6 +7,7 @@ from .decode import HyvDecode, HyvDecodeVideo, HyvEncode
 from .guidance import HyvAPG, HyvCfgZeroStar, HyvFreSca, HyvSLG, HyvSTG
 from .image_to_video import HyvFitImage, HyvImageToVideo, HyvKeyframes
 from .latent import HyvEmptyLatent
+from .legacy import legacy_nodes
 from .length import HyvContextWindows, HyvEnhanceAVideo, HyvRiflex, HyvSeamlessLoop, HyvSlidingTileAttention
 from .load import HyvLoadModel, HyvLoadTextEncoders, HyvLoadVAE
 from .model import HyvLora, HyvMemory, HyvPlan
@@ -74,8 +75,8 @@ class HyVideoStudio(ComfyExtension):
     """What the host asks for the pack's nodes."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """All nodes of the pack."""
-        return NODES
+        """All nodes of the pack, and those of old workflows unless another pack has them."""
+        return [*NODES, *legacy_nodes()]
 
 
 async def comfy_entrypoint() -> ComfyExtension:

@@ -1,0 +1,301 @@
+"""Old nodes around the VAE: frames to latents and back, keyframes, a look at a latent, sizes."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import comfy.latent_formats
+import torch
+from comfy_api.latest import io
+
+from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
+from hyvideo_core.errors import GeometryError
+from hyvideo_core.vae.buckets import nearest_bucket
+from hyvideo_core.vae.images import keyframe_clip
+
+from .. import host
+from ..adapt import host_latent, images_to_video, latent_samples
+from ..decode import HyvDecode, encoded
+from . import settings
+from .sockets import CATEGORY, our_vae, result, unused
+
+logger = logging.getLogger(__name__)
+
+#: Of the noise that is added to images: they were not seeded.
+NOISE_SEED = 0
+#: How far a frame is lightened or darkened at most.
+DARKEST, LIGHTEST = 0.5, 1.4
+
+
+def _vae_input() -> io.Input:
+    return io.Vae.Input("vae", tooltip="From HunyuanVideo VAE Loader.")
+
+
+def _tiling_inputs() -> list[io.Input]:
+    return [
+        io.Boolean.Input("enable_vae_tiling", default=True, tooltip="Off: no seams, but far more memory."),
+        io.Int.Input("temporal_tiling_sample_size", default=64, min=4, max=256, tooltip="Frames of a tile."),
+        io.Int.Input(
+            "spatial_tile_sample_min_size", default=256, min=32, max=2048, step=32, tooltip="Pixels of a tile's side."
+        ),
+        io.Boolean.Input(
+            "auto_tile_size", default=True, tooltip="The original's tiles, or smaller where memory is short."
+        ),
+    ]
+
+
+def _encoding_inputs() -> list[io.Input]:
+    return [
+        io.Float.Input(
+            "noise_aug_strength",
+            default=0.0,
+            min=0.0,
+            max=10.0,
+            step=0.001,
+            optional=True,
+            tooltip="Noise that is added to the image.",
+        ),
+        io.Float.Input(
+            "latent_strength",
+            default=1.0,
+            min=0.0,
+            max=10.0,
+            step=0.001,
+            optional=True,
+            tooltip="Factor for the latent.",
+        ),
+        io.Combo.Input(
+            "latent_dist",
+            options=["sample", "mode"],
+            default="sample",
+            optional=True,
+            tooltip="Without effect: it is always the mode, which differs from a sample by next to nothing.",
+        ),
+    ]
+
+
+class HyVideoDecode(io.ComfyNode):
+    """Now HyVideo Decode."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HyVideoDecode",
+            display_name="HunyuanVideo Decode",
+            category=CATEGORY,
+            description="Old: use HyVideo Decode.",
+            is_deprecated=True,
+            inputs=[
+                _vae_input(),
+                io.Latent.Input("samples", tooltip="A latent, of the old nodes or of any other."),
+                *_tiling_inputs(),
+                io.Int.Input(
+                    "skip_latents",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    step=1,
+                    optional=True,
+                    tooltip="Latent frames to leave out at the beginning.",
+                ),
+                io.Boolean.Input(
+                    "balance_brightness", default=False, optional=True, tooltip="All frames about equally bright."
+                ),
+            ],
+            outputs=[io.Image.Output("images")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        vae: Any,
+        samples: dict[str, Any],
+        enable_vae_tiling: bool,
+        temporal_tiling_sample_size: int,
+        spatial_tile_sample_min_size: int,
+        auto_tile_size: bool,
+        skip_latents: int = 0,
+        balance_brightness: bool = False,
+    ) -> io.NodeOutput:
+        latents = latent_samples(samples, "samples")
+        if skip_latents >= latents.shape[2]:
+            raise GeometryError(
+                f"skip_latents is {skip_latents}, but there are {latents.shape[2]} latent frames. Lower it."
+            )
+        tiles = settings.tiling(
+            enable_vae_tiling, temporal_tiling_sample_size, spatial_tile_sample_min_size, auto_tile_size
+        )
+        # As that node, with this one's place in the graph: the host makes a class of its own for each run.
+        decode = HyvDecode.execute.__func__
+        output = decode(cls, our_vae(vae), {"samples": latents[:, :, skip_latents:]}, tiles)
+        return result(_balanced(output.args[0])) if balance_brightness else output
+
+
+def _balanced(images: torch.Tensor) -> torch.Tensor:
+    """Images [F, H, W, 3] in 0–1 with the mean of each brought to the median of all means, within bounds."""
+    means = images.mean(dim=(1, 2, 3))
+    factors = (means.median() / means.clamp(min=1e-6)).clamp(DARKEST, LIGHTEST)
+    return (images * factors[:, None, None, None]).clamp(0, 1)
+
+
+class HyVideoEncode(io.ComfyNode):
+    """Now HyVideo Encode."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HyVideoEncode",
+            display_name="HunyuanVideo Encode",
+            category=CATEGORY,
+            description="Old: use HyVideo Encode.",
+            is_deprecated=True,
+            inputs=[
+                _vae_input(),
+                io.Image.Input("image", tooltip="One image, or the frames of one video."),
+                *_tiling_inputs(),
+                *_encoding_inputs(),
+            ],
+            outputs=[io.Latent.Output("samples")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        vae: Any,
+        image: torch.Tensor,
+        enable_vae_tiling: bool,
+        temporal_tiling_sample_size: int,
+        spatial_tile_sample_min_size: int,
+        auto_tile_size: bool,
+        noise_aug_strength: float = 0.0,
+        latent_strength: float = 1.0,
+        latent_dist: str = "sample",
+    ) -> io.NodeOutput:
+        tiles = settings.tiling(
+            enable_vae_tiling, temporal_tiling_sample_size, spatial_tile_sample_min_size, auto_tile_size
+        )
+        clip = _noisy(images_to_video(image), noise_aug_strength)
+        return result(host_latent(encoded(our_vae(vae), clip, tiles, cls.hidden.unique_id) * latent_strength))
+
+
+class HyVideoEncodeKeyframes(io.ComfyNode):
+    """Now HyVideo Keyframes."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HyVideoEncodeKeyframes",
+            display_name="HyVideo Encode Keyframes",
+            category=CATEGORY,
+            description="Old: use HyVideo Keyframes.",
+            is_deprecated=True,
+            inputs=[
+                _vae_input(),
+                io.Image.Input("start_image", tooltip="The first frame, of the video's size."),
+                io.Image.Input("end_image", tooltip="The last frame, of the same size."),
+                io.Int.Input("num_frames", default=49, min=1, max=1024, step=4, tooltip="Frames of the video, 4n+1."),
+                *_tiling_inputs(),
+                *_encoding_inputs(),
+            ],
+            outputs=[io.Latent.Output("samples")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        vae: Any,
+        start_image: torch.Tensor,
+        end_image: torch.Tensor,
+        num_frames: int,
+        enable_vae_tiling: bool,
+        temporal_tiling_sample_size: int,
+        spatial_tile_sample_min_size: int,
+        auto_tile_size: bool,
+        noise_aug_strength: float = 0.0,
+        latent_strength: float = 1.0,
+        latent_dist: str = "sample",
+    ) -> io.NodeOutput:
+        tiles = settings.tiling(
+            enable_vae_tiling, temporal_tiling_sample_size, spatial_tile_sample_min_size, auto_tile_size
+        )
+        # The noise was added to pixels of 0 to 1, which counts twice as much in those of −1 to 1.
+        ends = [_noisy(images_to_video(image[:1]), 2 * noise_aug_strength) for image in (start_image, end_image)]
+        clip = keyframe_clip(*ends, num_frames)
+        return result(host_latent(encoded(our_vae(vae), clip, tiles, cls.hidden.unique_id) * latent_strength))
+
+
+def _noisy(video: torch.Tensor, strength: float) -> torch.Tensor:
+    """A video [1, 3, F, H, W] in −1…1 with noise, but where it is black."""
+    if not strength:
+        return video
+    noise = torch.randn(video.shape, generator=torch.Generator().manual_seed(NOISE_SEED)).to(video.device)
+    return torch.where(video == -1, video, video + strength * noise)
+
+
+class HyVideoLatentPreview(io.ComfyNode):
+    """A latent in rough colours."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        ends = {"min_val": (-0.15, -1.0, 0.0), "max_val": (0.15, 0.0, 1.0)}
+        none = "Without effect here: kept for old workflows."
+        return io.Schema(
+            node_id="HyVideoLatentPreview",
+            display_name="HunyuanVideo Latent Preview",
+            category=CATEGORY,
+            description="Old: shows a latent in rough colours, without the VAE.",
+            is_deprecated=True,
+            inputs=[
+                io.Latent.Input("samples", tooltip="A latent."),
+                unused("INT", "seed", 0, min=0, max=0xFFFFFFFFFFFFFFFF),
+                *(
+                    io.Float.Input(name, default=usual, min=least, max=most, step=0.001, tooltip=none)
+                    for name, (usual, least, most) in ends.items()
+                ),
+                *(
+                    io.Float.Input(
+                        f"{name}_bias", default=0.0, min=-1.0, max=1.0, step=0.001, tooltip="Added to this colour."
+                    )
+                    for name in "rgb"
+                ),
+            ],
+            outputs=[io.Image.Output("images"), io.String.Output("latent_rgb_factors")],
+        )
+
+    @classmethod
+    def execute(cls, samples: dict[str, Any], r_bias: float, g_bias: float, b_bias: float, **_: float) -> io.NodeOutput:
+        latents = latent_samples(samples, "samples")[0].float() * HUNYUAN_VIDEO_VAE.scaling_factor
+        factors = comfy.latent_formats.HunyuanVideo().latent_rgb_factors
+        assert factors is not None
+        colours = latents.movedim(0, -1) @ torch.tensor(factors).to(latents) + torch.tensor([r_bias, g_bias, b_bias])
+        darkest, lightest = colours.min(), colours.max()
+        images = (colours - darkest) / (lightest - darkest).clamp(min=1e-6)
+        return result(host.offer(images), str(factors))
+
+
+class HyVideoGetClosestBucketSize(io.ComfyNode):
+    """Now HyVideo Fit Image."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HyVideoGetClosestBucketSize",
+            display_name="HunyuanVideo Get Closest Bucket Size",
+            category=CATEGORY,
+            description="Old: use HyVideo Fit Image.",
+            is_deprecated=True,
+            inputs=[
+                io.Image.Input("image", tooltip="An image of any size."),
+                io.Combo.Input("base_size", options=["360", "540", "720"], default="540", tooltip="How large."),
+            ],
+            outputs=[io.Int.Output("width"), io.Int.Output("height")],
+        )
+
+    @classmethod
+    def execute(cls, image: torch.Tensor, base_size: str) -> io.NodeOutput:
+        height, width = nearest_bucket(*image.shape[1:3], f"{base_size}p")
+        return result(width, height)
