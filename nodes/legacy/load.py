@@ -28,7 +28,7 @@ PLACE = "Without effect here: kept for old workflows."
 TEXT_TO_VIDEO, TOKEN_REPLACE, *_ = KINDS
 #: Parts of the names of files, the likeliest first.
 LLAVA = ("llava-llama-3-8b", "llava_llama3", "llava")
-CLIP_L = ("clip-vit-large-patch14", "clip_l", "clip")
+CLIP_L = ("clip-vit-large-patch14", "clip_l", "clip-l", "vit-l-14")
 VISION = ("llava_llama3_vision", "llava-llama-3-8b-v1_1-transformers")
 
 
@@ -273,12 +273,7 @@ def text_encoders(llm_model: str = "", dtype: str = "auto") -> TextEncodersHandl
             f"downloads none. Put {names} into models/text_encoders (huggingface.co/Comfy-Org/"
             "HunyuanVideo_repackaged), or the folders of the old loader where they were."
         )
-    vision = _fitting(
-        [name for name in models.vision_towers() if any(part in name.lower() for part in VISION)],
-        VISION,
-        models.vision_tower,
-        describe_vision,
-    )
+    vision = _fitting(models.vision_towers(), VISION, models.vision_tower, describe_vision)
     logger.info("text encoders: %s, %s, vision %s", llm.name, clip.name, vision.name if vision else "none")
     return TextEncodersHandle(
         FileVersion.of(llm), FileVersion.of(clip), dtype, None if vision is None else FileVersion.of(vision)
@@ -288,14 +283,10 @@ def text_encoders(llm_model: str = "", dtype: str = "auto") -> TextEncodersHandl
 def _fitting(
     choices: Iterable[str], likely: tuple[str, ...], path_of: Callable[[str], Path], describe: Callable[[Path], str]
 ) -> Path | None:
-    """The likeliest of the choices, by parts of their names, that is what ``describe`` describes; None if none is."""
-
-    def rank(name: str) -> tuple[int, str]:
-        place = next((i for i, each in enumerate(likely) if each.lower() in name.lower()), len(likely))
-        return place, name
-
-    for name in sorted(choices, key=rank):
-        path = path_of(name)
+    """The likeliest of the choices with such a part in their names that is what ``describe`` describes, or None."""
+    choices = sorted(choices)
+    named = [name for part in likely for name in choices if part.lower() in name.lower()]
+    for path in map(path_of, dict.fromkeys(named)):
         try:
             describe(path)
         except (HyVideoError, OSError, ValueError):
