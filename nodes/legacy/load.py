@@ -15,7 +15,7 @@ from hyvideo_core.attention import resolve
 from hyvideo_core.errors import HyVideoError
 from hyvideo_core.ops import fp8
 from hyvideo_core.weights import Lora, describe_clip, describe_mllm, describe_vision, inspect_dit, kind_of
-from hyvideo_core.weights.dit import KINDS
+from hyvideo_core.weights.dit import E4M3, KINDS, TransformerFile
 
 from .. import host, models
 from ..handles import FileVersion, ModelHandle, TextEncodersHandle, VAEHandle
@@ -95,7 +95,7 @@ class HyVideoModelLoader(io.ComfyNode):
         found = inspect_dit(path)
         kind = kind_of(found.config, _kind(model, found.config.in_channels))
         dtype = settings.DTYPES[base_precision]
-        (storage, products), held = _storage(quantization)
+        (storage, products), held = _storage(quantization, found)
         attention, seen = _attention(attention_mode, host.DTYPES[dtype], found.config.head_dim)
         handle = ModelHandle(
             FileVersion.of(path),
@@ -125,18 +125,26 @@ def _kind(model: str, channels: int) -> str:
     return TEXT_TO_VIDEO
 
 
-def _storage(quantization: str) -> tuple[tuple[str, str], list[str]]:
-    """How weights are held and multiplied, and what to remark."""
+def _storage(quantization: str, found: TransformerFile) -> tuple[tuple[str, str], list[str]]:
+    """How weights are held and multiplied, and what to remark. What the file holds packed stays as it is."""
     remarks = []
     storage, products = settings.STORAGES.get(quantization, ("fp8", "auto"))
+    if found.is_packed and (products != "fast" or E4M3 in found.stored):
+        storage = "auto"
     if quantization not in settings.STORAGES:
-        remarks.append(f"quantization '{quantization}' has no counterpart: the weights are held as fp8 with scales.")
-    if quantization == "fp8_e5m2":
-        remarks.append("quantization fp8_e5m2 has no counterpart: the weights are held as fp8_e4m3fn with scales.")
+        remarks.append(
+            f"quantization '{quantization}' has no counterpart: weights are held as {_held(storage, found)}."
+        )
+    if quantization == "fp8_e5m2" and storage != "auto":
+        remarks.append(f"quantization fp8_e5m2 has no counterpart: weights are held as {_held(storage, found)}.")
     if products == "fast" and (reason := fp8.why_not_fast(host.transformer_device())):
         products = "exact"
         remarks.append(f"quantization fp8_e4m3fn_fast cannot be fast here: {reason}. The products are exact.")
     return (storage, products), remarks
+
+
+def _held(storage: str, found: TransformerFile) -> str:
+    return found.stored if storage == "auto" else f"{E4M3} with scales"
 
 
 def _attention(mode: str, dtype: torch.dtype, head_dim: int) -> tuple[str, list[str]]:

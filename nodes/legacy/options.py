@@ -82,13 +82,12 @@ class HyVideoTorchCompileSettings(io.ComfyNode):
                 unused("BOOLEAN", "dynamic", False),
                 unused("INT", "dynamo_cache_size_limit", 64, min=0, max=1024, step=1),
                 *(
-                    io.Boolean.Input(f"compile_{name}", default=default, tooltip="Blocks are compiled if one of the "
-                                     "two for blocks is on; the other parts never are.")
+                    io.Boolean.Input(f"compile_{name}", default=default, tooltip="Only blocks are compiled.")
                     for name, default in parts.items()
                 ),
             ],
             outputs=[sockets.Compile.Output("torch_compile_args")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, compile_single_blocks: bool, compile_double_blocks: bool, **_: Any) -> io.NodeOutput:

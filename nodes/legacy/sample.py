@@ -128,13 +128,26 @@ class HyVideoSampler(io.ComfyNode):
 
 def _source_inputs() -> list[io.Input]:
     return [
-        io.Latent.Input("samples", optional=True, tooltip="A video to change, with denoise_strength below 1; or one "
-                        "latent frame, for a Leapfusion LoRA."),
-        io.Latent.Input("image_cond_latents", optional=True, tooltip="The first frame, from HunyuanVideo Encode; or "
-                        "both ends, from HyVideo Encode Keyframes."),
-        io.Float.Input("denoise_strength", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
-                       tooltip="Which part of the steps is made, the last ones."),
-    ]  # fmt: skip
+        io.Latent.Input(
+            "samples",
+            optional=True,
+            tooltip="A video to change, with denoise_strength below 1; or one latent frame, for a Leapfusion LoRA.",
+        ),
+        io.Latent.Input(
+            "image_cond_latents",
+            optional=True,
+            tooltip="The first frame, from HunyuanVideo Encode; or both ends, from HyVideo Encode Keyframes.",
+        ),
+        io.Float.Input(
+            "denoise_strength",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            optional=True,
+            tooltip="Which part of the steps is made, the last ones.",
+        ),
+    ]
 
 
 def _option_inputs() -> list[io.Input]:

@@ -44,8 +44,9 @@ class OldTextEncoders:
     is_clip_disabled: bool
 
 
-def percent_inputs(what: str, names: tuple[str, str] = ("start_percent", "end_percent"), start: float = 0.0,
-                   end: float = 1.0) -> list[io.Input]:  # fmt: skip
+def percent_inputs(
+    what: str, names: tuple[str, str] = ("start_percent", "end_percent"), start: float = 0.0, end: float = 1.0
+) -> list[io.Input]:
     """The part of the steps in which something acts."""
     return [
         io.Float.Input(
