@@ -23,6 +23,7 @@ from hyvideo_core.configs import DiTConfig
 from hyvideo_core.errors import HyVideoError
 from hyvideo_core.extensions import ContextWindows, Riflex, SkipGuidance
 from hyvideo_core.sample.schedule import flow_sigmas
+from hyvideo_core.vae.buckets import nearest_bucket
 from hyvideo_core.weights.lora import parse_blocks
 from tools.paths import ROOT
 from tools.server import Server
@@ -33,15 +34,17 @@ HERE = Path(__file__).resolve().parent
 NODES = json.loads((HERE / "old_nodes.json").read_text("utf-8"))["nodes"]
 WORKFLOWS = sorted(path.stem for path in (HERE / "old_workflows").glob("*.json"))
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN")
-#: Real files by what stands for them, and sizes a test can afford.
+#: Real files by what stands for them.
 TOYS = {
     "hunyuan_video_720_cfgdistill_fp8_e4m3fn.safetensors": jobs.MODEL,
     "hunyuan_video_I2V_fp8_e4m3fn.safetensors": jobs.IMAGE_MODEL,
     "hunyuan_video_vae_bf16.safetensors": jobs.VAE,
 }
+#: The least that the old sampler takes, and what a test can afford.
+WIDTH_PX, HEIGHT_PX = 80, 64
 SMALL = {
-    "width": jobs.WIDTH_PX,
-    "height": jobs.HEIGHT_PX,
+    "width": WIDTH_PX,
+    "height": HEIGHT_PX,
     "num_frames": jobs.FRAMES,
     "amount": jobs.FRAMES,
     "steps": 4,
@@ -249,7 +252,7 @@ def files(server):
     lora = {f"transformer.{LORA_LAYER}.lora_{x}.weight": torch.randn(ends[x], generator=noise) * 0.2 for x in ends}
     save_file(lora, models / "loras" / "my_lora.safetensors")
     for number, name in enumerate(("first", "clip")):
-        pixels = np.random.default_rng(number).integers(0, 256, (jobs.HEIGHT_PX, jobs.WIDTH_PX, 3), dtype=np.uint8)
+        pixels = np.random.default_rng(number).integers(0, 256, (HEIGHT_PX, WIDTH_PX, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(server.base / "input" / f"{name}.png")
     yield
     for path in ("text_encoders/llava_llama3_fp16", "text_encoders/clip_l", "clip_vision/llava_llama3_vision"):
@@ -318,7 +321,7 @@ def test_an_old_workflow_runs(studio, name):
     outputs = studio.run(old(name))
     (path,) = studio.files(outputs, "34")
     with Image.open(path) as picture:
-        assert picture.size == (jobs.WIDTH_PX, jobs.HEIGHT_PX)
+        assert picture.size == (WIDTH_PX, HEIGHT_PX)
         assert picture.n_frames == jobs.FRAMES
 
 
@@ -337,6 +340,8 @@ EXACT = {"1.base_precision": "fp32", "1.quantization": "disabled", "16.precision
 TODAY = {
     "model.dtype": "float32",
     "encoders.dtype": "float32",
+    "size.resolution.width": WIDTH_PX,
+    "size.resolution.height": HEIGHT_PX,
     "sampler.steps": 4,
     "sampler.shift": 9.0,
     "encoders.llm": "llava_llama3_fp16.safetensors",
@@ -480,7 +485,7 @@ def test_cfg_zero_star_and_schedulers_reach_the_video(studio, plain):
 
 
 def test_a_mask_keeps_what_is_black(studio):
-    black = {"black": jobs.node("SolidMask", value=0.0, width=jobs.WIDTH_PX, height=jobs.HEIGHT_PX)}
+    black = {"black": jobs.node("SolidMask", value=0.0, width=WIDTH_PX, height=HEIGHT_PX)}
     job = jobs.changed(old("v2v_cfg") | black, {"3.mask": ["black", 0]})
     torch.testing.assert_close(latent_of(studio, job), latent_of(studio, job, "54"), rtol=1e-4, atol=1e-4)
 
@@ -589,14 +594,14 @@ def test_sizes_previews_and_decoding(studio):
     )
     job["34"]["inputs"]["images"] = ["scaled", 0]
     (path,) = studio.files(studio.run(job), "34")
-    assert Image.open(path).size == (544, 416)
+    assert Image.open(path).size == nearest_bucket(HEIGHT_PX, WIDTH_PX, "360p")[::-1]
     job["look"] = complete("HyVideoLatentPreview", {"samples": ["3", 0], "r_bias": 0.5})
     job["34"]["inputs"]["images"] = ["look", 0]
     (path,) = studio.files(studio.run(job), "34")
-    assert (Image.open(path).size, Image.open(path).n_frames) == ((8, 6), 2)
+    assert (Image.open(path).size, Image.open(path).n_frames) == ((10, 8), 2)
     skipped = old("t2v", {"5.skip_latents": 1, "5.balance_brightness": True, "5.enable_vae_tiling": False})
     (path,) = studio.files(studio.run(skipped), "34")
-    assert Image.open(path).size == (jobs.WIDTH_PX, jobs.HEIGHT_PX)
+    assert Image.open(path).size == (WIDTH_PX, HEIGHT_PX)
 
 
 # --- what has no counterpart ----------------------------------------------------------------------------------
