@@ -243,10 +243,17 @@ def _leapfusion(samples: dict[str, Any] | None, geometry: Geometry, denoise: flo
 def _clip(inputs: dict[str, Any], geometry: Geometry, denoise: float, seed: int) -> torch.Tensor | None:
     """The video [B, C, T, H, W] to change, in model space, as long as asked for; None if the run begins with noise.
 
-    Where it is too short, noise stands before it, as the old sampler had it. Raises ``GeometryError`` for another size.
+    Where it is too short, noise stands before it, as the old sampler had it. Raises ``HyVideoError`` for none where one
+    is needed, ``GeometryError`` for another size.
     """
-    samples = inputs.get("samples")
-    if samples is None or (denoise >= 1 and inputs.get("mask") is None):
+    samples, mask = inputs.get("samples"), inputs.get("mask")
+    if samples is None and (denoise < 1 or mask is not None):
+        wanted = f"denoise_strength is {denoise}" if mask is None else "there is a mask"
+        raise HyVideoError(
+            f"samples is not connected, but {wanted}. Connect the video to change, or set denoise_strength to 1 "
+            "without a mask."
+        )
+    if samples is None or (denoise >= 1 and mask is None):
         return None
     clip = latent_samples(samples, "samples").float() * SCALE
     frames, *size = geometry.latent_shape
@@ -271,16 +278,14 @@ def _start(
     sigma: float,
     seed: int,
 ) -> tuple[ModelHandle, torch.Tensor]:
-    """What a run begins with, and the model with what the mask keeps. Raises ``HyVideoError`` for a mask of nothing.
+    """What a run begins with, and the model with what the mask keeps of the clip.
 
     Noise is drawn in the dtype of computation, as it was: the same seed gives the same composition.
     """
     shape = (1 if clip is None else len(clip), HUNYUAN_VIDEO_VAE.latent_channels, *geometry.latent_shape)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(shape, generator=generator, dtype=host.DTYPES[model.dtype]).float()
-    if mask is not None:
-        if clip is None:
-            raise HyVideoError("mask is connected, but there is no video to keep a part of. Connect samples too.")
+    if mask is not None and clip is not None:
         model = running.with_mask(model, {"samples": clip / SCALE, "noise_mask": mask}, noise)
     return model, noise if clip is None else noised(clip, noise, sigma)
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import models
 from hyvideo_core.configs import DiTConfig
 from hyvideo_core.errors import HyVideoError
 from hyvideo_core.extensions import ContextWindows, Riflex, SkipGuidance
@@ -232,11 +233,11 @@ def files(server):
     """Text encoders by the names that real ones have, a vision tower, a LoRA, pictures."""
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
-    toys, models = build.ensure(), server.base / "models"
+    toys, own = build.ensure(), server.base / "models"
     for folder in ("text_encoders", "clip_vision", "loras"):
-        (models / folder).mkdir(parents=True, exist_ok=True)
+        (own / folder).mkdir(parents=True, exist_ok=True)
     for name, toy in (("llava_llama3_fp16", build.LLAMA), ("clip_l", build.CLIP)):
-        shutil.copy(toys / toy, models / "text_encoders" / f"{name}.safetensors")
+        shutil.copy(toys / toy, own / "text_encoders" / f"{name}.safetensors")
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 1}
     tower = CLIPVisionModel(CLIPVisionConfig(**sizes, image_size=56, patch_size=14))
     tensors = build.tensors(tower, torch.bfloat16, prefix="vision_model.")
@@ -245,19 +246,19 @@ def files(server):
         tensors[f"multi_modal_projector.linear_{number}.weight"] = weight.bfloat16()
         tensors[f"multi_modal_projector.linear_{number}.bias"] = torch.zeros(256, dtype=torch.bfloat16)
     metadata = {"config": json.dumps({"vision_config": sizes})}
-    save_file(tensors, models / "clip_vision" / "llava_llama3_vision.safetensors", metadata)
+    save_file(tensors, own / "clip_vision" / "llava_llama3_vision.safetensors", metadata)
     rows, columns = load_file(toys / "diffusion_models" / jobs.MODEL)[f"{LORA_LAYER}.weight"].shape
     noise = torch.Generator().manual_seed(5)
     ends = {"A": (4, columns), "B": (rows, 4)}
     lora = {f"transformer.{LORA_LAYER}.lora_{x}.weight": torch.randn(ends[x], generator=noise) * 0.2 for x in ends}
-    save_file(lora, models / "loras" / "my_lora.safetensors")
+    save_file(lora, own / "loras" / "my_lora.safetensors")
     for number, name in enumerate(("first", "clip")):
         pixels = np.random.default_rng(number).integers(0, 256, (HEIGHT_PX, WIDTH_PX, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(server.base / "input" / f"{name}.png")
     yield
     for path in ("text_encoders/llava_llama3_fp16", "text_encoders/clip_l", "clip_vision/llava_llama3_vision"):
-        (models / f"{path}.safetensors").unlink()
-    (models / "loras" / "my_lora.safetensors").unlink()
+        (own / f"{path}.safetensors").unlink()
+    (own / "loras" / "my_lora.safetensors").unlink()
 
 
 def old(name: str, changes: dict[str, Any] | None = None) -> jobs.Json:
@@ -500,6 +501,15 @@ def test_one_latent_frame_begins_the_video(studio):
     assert "samples is one latent frame" in message
 
 
+@pytest.mark.parametrize("channels", [33, 32])
+def test_an_image_beside_the_latent_costs_the_first_latent_frame(studio, place, channels):
+    place("diffusion_models/wide.safetensors", models.transformer(in_channels=channels))
+    job = old("i2v", {"1.model": "wide.safetensors", "3.num_frames": 9})
+    found = latent_of(studio, job)
+    assert found.shape[2] == 2
+    assert not torch.equal(found, latent_of(studio, jobs.changed(job, {"3.i2v_mode": "dynamic"})))
+
+
 def test_a_video_too_short_or_too_long_is_fitted(studio):
     for frames in (5, 13):
         job = old("v2v_cfg", {"3.num_frames": 9, "53.amount": frames})
@@ -640,6 +650,7 @@ def native_vae() -> jobs.Json:
         (lambda: old("i2v", {"3.image_cond_latents": None}), "was given no image"),
         (lambda: old("v2v_cfg", {"3.denoise_strength": 0.0}), "denoise_strength is 0.0"),
         (lambda: old("v2v_cfg", {"3.width": 96}), "Make them the same"),
+        (lambda: old("v2v_cfg", {"3.samples": None}), "samples is not connected, but denoise_strength is 0.7"),
         (lambda: old("t2v", {"5.skip_latents": 2}), "skip_latents is 2"),
     ],
     ids=str,
