@@ -29,8 +29,11 @@ def _provide_core() -> None:
     spec.loader.exec_module(module)
 
 
+#: Served to the browser; the nodes' help pages are in ``docs`` there.
+WEB_DIRECTORY = "./web"
+
 if __package__:
     _provide_core()
     from .nodes import comfy_entrypoint
 
-    __all__ = ["comfy_entrypoint"]
+    __all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]

@@ -1,5 +1,5 @@
 """Writes ``workflows/*.json`` (for the browser) and ``workflows/api/*.json`` (for programs) from one description, and
-``docs/nodes.md``, the reference of the nodes.
+``docs/nodes.md``, the reference of the nodes, and ``locales/en``, their texts as the browser looks them up.
 
 Run ``python tools/dev.py workflows`` after changing a node or a graph. Which inputs are widgets and in which order
 they stand comes from the running host, so the files cannot drift from the nodes; a test holds them equal.
@@ -12,7 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from tools import node_reference
+from tools import locales, node_reference
 from tools import workflow_layout as layout
 from tools.paths import DEMO_BASE, ROOT
 from tools.server import PACK_NAME, Server
@@ -35,7 +35,7 @@ def render_all(object_info: Json) -> dict[Path, str]:
         files[FOLDER / "api" / f"{name}.json"] = _text(api_format(graph, object_info))
         files[FOLDER / f"{name}.json"] = _text(ui_format(name, graph, models, object_info))
     files[node_reference.FILE] = node_reference.render(object_info)
-    return files
+    return files | locales.render(object_info)
 
 
 def run(host: Path) -> int:
