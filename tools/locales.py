@@ -2,7 +2,10 @@
 
 The host hands ``locales/<language>`` to the browser, which shows these names and tooltips in that language. English is
 in the nodes already; its files are what other languages are translated from, and a test holds those to the same keys.
-They are written by ``python tools/dev.py workflows``.
+
+Help pages are written by hand, as ``web/docs/<node>/<language>.md``. In a language that a node has no page in, the
+browser shows ``web/docs/<node>.md``, which is the English one once more. Both are written by ``python tools/dev.py
+workflows``.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any
 from tools.paths import ROOT
 
 FOLDER = ROOT / "locales"
+PAGES = ROOT / "web" / "docs"
 NODES, CATEGORIES = "nodeDefs.json", "main.json"
 MENU = "HyVideo Studio"
 DYNAMIC = "COMFY_DYNAMICCOMBO_V3"
@@ -35,13 +39,14 @@ def ours(object_info: Json) -> Json:
 
 
 def render(object_info: Json) -> dict[Path, str]:
-    """The English files with their contents."""
+    """The English files with their contents, and the pages for languages that there are none in."""
     nodes = ours(object_info)
     parts = dict.fromkeys(part for node in nodes.values() for part in node["category"].split("/"))
     categories = {part: part for part in parts if part not in OF_THE_BROWSER}
     return {
         FOLDER / "en" / NODES: text({name: _node(node) for name, node in sorted(nodes.items())}),
         FOLDER / "en" / CATEGORIES: text({"nodeCategories": categories}),
+        **{PAGES / f"{name}.md": (PAGES / name / "en.md").read_text("utf-8") for name in sorted(nodes)},
     }
 
 
