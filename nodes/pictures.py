@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from hyvideo_core.video.writer import exact_rate
 class PicturesVideo(Input.Video):
     """A folder of PNG files or a moving WebP, read when it is asked for, with the sound that was given."""
 
-    def __init__(self, path: Path, fps: float, audio: Mapping[str, Any] | None = None) -> None:
-        self._path, self._rate, self._audio = path, exact_rate(fps), audio
+    def __init__(self, path: Path, fps: float, count: int, audio: Mapping[str, Any] | None = None) -> None:
+        """``count`` frames were saved, of which a WebP keeps equal neighbours as one."""
+        self._path, self._rate, self._count, self._audio = path, exact_rate(fps), count, audio
 
     @staticmethod
     def reads(path: Path) -> bool:
@@ -32,6 +34,10 @@ class PicturesVideo(Input.Video):
         """All images, in memory."""
         images = torch.stack([torch.from_numpy(image) for image in self._images()])
         return Types.VideoComponents(images=images, audio=self._audio, frame_rate=self._rate)
+
+    def get_frame_count(self) -> int:
+        """How many there are."""
+        return self._count
 
     def get_frame_rate(self) -> Fraction:
         """Frames a second."""
@@ -57,6 +63,16 @@ class PicturesVideo(Input.Video):
                     found = next(container.decode(video=0)).to_ndarray()
                 yield found.astype(np.float32) / np.iinfo(found.dtype).max
         else:
-            with Pillow.open(self._path) as moving:
-                for found in ImageSequence.Iterator(moving):
-                    yield np.asarray(found.convert("RGB"), np.float32) / 255
+            yield from self._moving()
+
+    def _moving(self) -> Iterator[np.ndarray]:
+        """A picture that is shown for the time of several frames stands for all of them; a still for the whole."""
+        end_ms, given = 0, 0
+        with Pillow.open(self._path) as moving:
+            for found in ImageSequence.Iterator(moving):
+                image = np.asarray(found.convert("RGB"), np.float32) / 255
+                end_ms += found.info.get("duration", 0)
+                until = max(given + 1, round(end_ms * self._rate / 1000))
+                yield from repeat(image, until - given)
+                given = until
+        yield from repeat(image, self._count - given)

@@ -129,13 +129,13 @@ def _format_option(entry: Format) -> io.DynamicCombo.Option:
 
 
 def _input(option: Option) -> io.Input:
+    """All optional: a prompt from before an option was there gets its default."""
+    told: dict[str, Any] = {"default": option.default, "tooltip": option.tooltip, "optional": True}
     if isinstance(option, Switch):
-        return io.Boolean.Input(option.name, default=option.default, tooltip=option.tooltip)
+        return io.Boolean.Input(option.name, **told)
     if isinstance(option, Number):
-        return io.Int.Input(
-            option.name, default=option.default, min=option.least, max=option.most, tooltip=option.tooltip
-        )
-    return io.Combo.Input(option.name, options=list(option.words), default=option.default, tooltip=option.tooltip)
+        return io.Int.Input(option.name, min=option.least, max=option.most, **told)
+    return io.Combo.Input(option.name, options=list(option.words), **told)
 
 
 def saved_output() -> io.Output:
@@ -153,7 +153,9 @@ def video_of(
     if entry is None:
         known = ", ".join(FORMATS)
         raise HyVideoError(f"format is {choice['format']!r}, but must be one of {known}. Choose one of them.")
-    chosen = {"crf": crf} if entry is H264 else {key: value for key, value in choice.items() if key != "format"}
+    # The host passes None for options that a prompt does not name.
+    named = {key: value for key, value in choice.items() if key != "format" and value is not None}
+    chosen = {"crf": crf} if entry is H264 else named
     preview = Path(folder_paths.get_temp_directory()) / f"hyvideo_{uuid.uuid4().hex}.mp4"
     sound = None if audio is None else _sound(audio)
     return Video(entry, chosen, fps, metadata_of(hidden), sound, preview, host.check_interrupt)
@@ -216,7 +218,7 @@ def _for_native_nodes(saved: Saved, video: Video) -> Any:
     if PicturesVideo.reads(saved.path):
         sound = video.sound
         audio = None if sound is None else {"waveform": sound.samples[None], "sample_rate": sound.rate}
-        return PicturesVideo(saved.path, video.fps, audio)
+        return PicturesVideo(saved.path, video.fps, saved.count, audio)
     return InputImpl.VideoFromFile(str(saved.path))
 
 

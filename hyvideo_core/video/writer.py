@@ -49,10 +49,11 @@ class Video:
 
 @dataclass(frozen=True)
 class Saved:
-    """What was written: ``path``, a file or for pictures a folder, and where they were made a preview and a picture
-    with the workflow."""
+    """What was written: ``path``, a file or for pictures a folder, of ``count`` frames; where they were made, a preview
+    and a picture with the workflow."""
 
     path: Path
+    count: int
     preview: Path | None = None
     beside: Path | None = None
 
@@ -103,7 +104,7 @@ def write(images: Iterable[Image], paths: Iterable[Path], video: Video) -> Saved
         while not places.placed(finished, path):
             path = places.first_free(candidates, card, after=path)
         beside = None if card is None else _beside(Path(folder) / "card.png", path.with_suffix(card), first, wanted)
-    return Saved(path, shown, beside)
+    return Saved(path, draft.count, shown, beside)
 
 
 def exact_rate(fps: float) -> Fraction:
