@@ -102,7 +102,7 @@ _EIGHT_OR_SIXTEEN = "8 bits hold what screens show. 16 keep all that the decoder
 
 
 def _crf(default: int, most: int, what: str) -> Number:
-    return Number("crf", default, 0, most, f"Quality of {what}: lower is better and larger. {default} looks lossless.")
+    return Number("crf", default, 0, most, f"Quality of {what}: lower is better and larger. {default} is a good start.")
 
 
 def _loops() -> Number:
@@ -198,7 +198,7 @@ FORMATS: dict[str, Format] = {
             lambda chosen: (DRAFT,),
             (
                 Number("quality", 90, 0, 100, "Higher is better and larger; of a lossless one, the effort."),
-                Switch("lossless", False, "Every pixel exactly, in a file several times as large."),
+                Switch("lossless", False, "Every pixel exactly, in a much larger file."),
                 _loops(),
             ),
             finish="webp",
