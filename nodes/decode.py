@@ -18,13 +18,12 @@ from hyvideo_core.extensions.seamless_loop import LEAD_FRAMES, for_decoding
 from hyvideo_core.vae import VAE, Tiling
 from hyvideo_core.vae.images import decoded_images
 from hyvideo_core.vae.tiling import video_frames, video_size
-from hyvideo_core.video import frame
 from hyvideo_core.weights import load_vae, parameter_count
 
 from . import host, memory
 from .adapt import host_latent, images_to_video, latent_samples
 from .handles import CATEGORY, HyvVAE, VAEHandle
-from .video import Place, metadata_of, saved_output, saving_inputs
+from .video import Place, format_inputs, saved_output, saving_inputs, video_of
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +121,7 @@ class HyvDecode(io.ComfyNode):
 
 
 class HyvDecodeVideo(io.ComfyNode):
-    """A latent to an mp4, without the frames between."""
+    """A latent to a video file, without the frames between."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -130,8 +129,8 @@ class HyvDecodeVideo(io.ComfyNode):
             node_id="HyvDecodeVideo",
             display_name="HyVideo Decode to Video",
             category=f"{CATEGORY}/vae",
-            description="Decodes a latent straight into an mp4: the same file as HyVideo Decode and HyVideo Save Video "
-            "give, but frames are written as they are finished and never all held in memory.",
+            description="Decodes a latent straight into a video: the same file as HyVideo Decode and HyVideo Save "
+            "Video give, but frames are written as they are finished and never all held in memory.",
             search_aliases=["vae decode to mp4", "stream decode", "low memory decode", "export video"],
             inputs=[
                 HyvVAE.Input("vae", tooltip="From HyVideo Load VAE."),
@@ -140,6 +139,7 @@ class HyvDecodeVideo(io.ComfyNode):
                 *saving_inputs(),
                 _loop_input(),
                 _skip_input(),
+                *format_inputs(),
             ],
             outputs=[saved_output()],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -157,14 +157,16 @@ class HyvDecodeVideo(io.ComfyNode):
         tiling: dict[str, Any] | None = None,
         loop: bool = False,
         skip_frames: int = 0,
+        format: dict[str, Any] | None = None,
+        audio: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         clips = _Clips.of(latent, loop, skip_frames)
         _, height, width, _ = clips.images_shape
         place = Place.find(filename_prefix, width, height)
+        video = video_of(cls.hidden, fps, crf, format, audio)
 
         def save(module: VAE, tiles: Tiling | None) -> io.NodeOutput:
-            frames = map(frame, clips.decoded(module, tiles, cls.hidden.unique_id))
-            return place.saved(frames, fps, crf, metadata_of(cls.hidden))
+            return place.saved(clips.decoded(module, tiles, cls.hidden.unique_id), video)
 
         return _with_tiles(vae, clips.latent_shape, tiling, save)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -14,13 +16,17 @@ from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io, ui
 
 from hyvideo_core.errors import HyVideoError
-from hyvideo_core.video import Frame, frame, write_first_free
+from hyvideo_core.video import FORMATS, H264, Format, Image, Number, Option, Saved, Sound, Switch, Video, write
 
 from . import host
 from .handles import CATEGORY
+from .pictures import PicturesVideo
 
 #: Longest part of a path; the usual limit of 255 bytes less the number and the suffix.
 MAX_PART_BYTES = 200
+#: What Windows allows in no name, and the names that it keeps for devices.
+WINDOWS_SIGNS = frozenset('<>:"|?*') | {chr(code) for code in range(32)}
+WINDOWS_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}
 
 
 class HyvSaveVideo(io.ComfyNode):
@@ -32,22 +38,41 @@ class HyvSaveVideo(io.ComfyNode):
             node_id="HyvSaveVideo",
             display_name="HyVideo Save Video",
             category=f"{CATEGORY}/video",
-            description="Saves frames as an mp4 with the workflow inside: drop the file on ComfyUI to open it again.",
-            search_aliases=["save mp4", "video combine", "export video", "VHS_VideoCombine"],
+            description="Saves frames as a video with the workflow inside: drop the file on ComfyUI to open it again.",
+            search_aliases=[
+                "save mp4",
+                "video combine",
+                "export video",
+                "VHS_VideoCombine",
+                "save gif",
+                "save webp",
+                "prores",
+                "save webm",
+                "png sequence",
+            ],
             inputs=[
                 io.Image.Input("images", tooltip="The frames, in order."),
                 *saving_inputs(),
+                *format_inputs(),
             ],
             outputs=[saved_output()],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, images: torch.Tensor, fps: float, crf: int, filename_prefix: str) -> io.NodeOutput:
+    def execute(
+        cls,
+        images: torch.Tensor,
+        fps: float,
+        crf: int,
+        filename_prefix: str,
+        format: dict[str, Any] | None = None,
+        audio: dict[str, Any] | None = None,
+    ) -> io.NodeOutput:
         height, width = images.shape[1:3]
         place = Place.find(filename_prefix, width, height)
-        return place.saved(_frames(images), fps, crf, metadata_of(cls.hidden))
+        return place.saved(_images(images), video_of(cls.hidden, fps, crf, format, audio))
 
 
 def saving_inputs() -> list[io.Input]:
@@ -66,7 +91,8 @@ def saving_inputs() -> list[io.Input]:
             default=16,
             min=0,
             max=51,
-            tooltip="Quality of H.264: lower is better and larger; 16 looks lossless, 23 is small.",
+            tooltip="Quality of H.264: lower is better and larger; 16 looks lossless, 23 is small. Other formats have "
+            "their own quality below format.",
         ),
         io.String.Input(
             "filename_prefix",
@@ -76,9 +102,75 @@ def saving_inputs() -> list[io.Input]:
     ]
 
 
+def format_inputs() -> list[io.Input]:
+    """What a video is saved as; optional and last, as workflows older than these inputs have none of them."""
+    return [
+        io.DynamicCombo.Input(
+            "format",
+            options=[_format_option(entry) for entry in FORMATS.values()],
+            optional=True,
+            tooltip="H.264 plays everywhere. HEVC, AV1: smaller, and smoother gradients by 10 bits. VP9: for the web. "
+            "ProRes: for editing. FFV1, H.264 lossless, PNG: every pixel as it is. WebP, GIF: moving pictures; a GIF "
+            "has 256 colours. Browsers do not play HEVC, ProRes, lossless ones and pictures: the node shows a small "
+            "H.264 instead.",
+        ),
+        io.Audio.Input(
+            "audio",
+            optional=True,
+            tooltip="Sound of the video: cut, or with silence at the end, as the video is long. Of a batch the first. "
+            "WebP, GIF and PNG hold no sound.",
+        ),
+    ]
+
+
+def _format_option(entry: Format) -> io.DynamicCombo.Option:
+    # crf stands above the formats, where workflows from before them have it.
+    return io.DynamicCombo.Option(entry.name, [] if entry is H264 else [_input(option) for option in entry.options])
+
+
+def _input(option: Option) -> io.Input:
+    """All optional: a prompt from before an option was there gets its default."""
+    told: dict[str, Any] = {"default": option.default, "tooltip": option.tooltip, "optional": True}
+    if isinstance(option, Switch):
+        return io.Boolean.Input(option.name, **told)
+    if isinstance(option, Number):
+        return io.Int.Input(option.name, min=option.least, max=option.most, **told)
+    return io.Combo.Input(option.name, options=list(option.words), **told)
+
+
 def saved_output() -> io.Output:
     """The socket of a saved video."""
     return io.Video.Output("video", tooltip="The saved file, for ComfyUI's own video nodes.")
+
+
+def video_of(
+    hidden: Any, fps: float, crf: int, choice: Mapping[str, Any] | None, audio: Mapping[str, Any] | None
+) -> Video:
+    """How a saving node's inputs say that its frames are saved. Raises ``HyVideoError`` for an unknown format."""
+    if choice is None:  # the host passes nothing for a format it does not know, and where none is chosen
+        choice = {"format": _asked_for(hidden) or H264.name}
+    entry = FORMATS.get(choice["format"])
+    if entry is None:
+        known = ", ".join(FORMATS)
+        raise HyVideoError(f"format is {choice['format']!r}, but must be one of {known}. Choose one of them.")
+    # The host passes None for options that a prompt does not name.
+    named = {key: value for key, value in choice.items() if key != "format" and value is not None}
+    chosen = {"crf": crf} if entry is H264 else named
+    preview = Path(folder_paths.get_temp_directory()) / f"hyvideo_{uuid.uuid4().hex}.mp4"
+    sound = None if audio is None else _sound(audio)
+    return Video(entry, chosen, fps, metadata_of(hidden), sound, preview, host.check_interrupt)
+
+
+def _asked_for(hidden: Any) -> str | None:
+    """The format in the prompt itself."""
+    node = (hidden.prompt or {}).get(hidden.unique_id) or {}
+    return node.get("inputs", {}).get("format")
+
+
+def _sound(audio: Mapping[str, Any]) -> Sound:
+    """The first sound of an AUDIO. Raises ``GeometryError`` for what is none."""
+    waveform = audio["waveform"]
+    return Sound(waveform[0] if waveform.ndim == 3 else waveform, int(audio["sample_rate"]))
 
 
 def metadata_of(hidden: Any) -> dict[str, Any]:
@@ -105,12 +197,29 @@ class Place:
         """The place that ``prefix`` means. Raises ``HyVideoError`` for a prefix that is no such place."""
         return cls(*_destination(prefix, width_px, height_px))
 
-    def saved(self, frames: Iterable[Frame], fps: float, crf: int, metadata: dict[str, Any]) -> io.NodeOutput:
-        """Write ``frames`` as they come; the video, shown in the node. If they raise, nothing is written."""
-        paths = (self.folder / f"{self.name}_{number:05}_.mp4" for number in count(self.counter))
-        path = write_first_free(frames, paths, fps=fps, crf=crf, metadata=metadata)
-        shown = ui.PreviewVideo([ui.SavedResult(path.name, self.subfolder, io.FolderType.output)])
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=shown)
+    def saved(self, images: Iterable[Image], video: Video) -> io.NodeOutput:
+        """Write ``images`` as they come; the video, shown in the node. If they raise, nothing is written."""
+        suffix = video.format.suffix
+        paths = (self.folder / f"{self.name}_{number:05}_{suffix}" for number in count(self.counter))
+        saved = write(images, paths, video)
+        return io.NodeOutput(_for_native_nodes(saved, video), ui=self._shown(saved))
+
+    def _shown(self, saved: Saved) -> dict[str, Any]:
+        """What the frontend plays; where that is not the file itself, the file beside it, for the queue and the API."""
+        file = ui.SavedResult(saved.path.name, self.subfolder, io.FolderType.output)
+        if saved.preview is None:
+            return ui.PreviewVideo([file]).as_dict()
+        small = ui.SavedResult(saved.preview.name, "", io.FolderType.temp)
+        return ui.PreviewVideo([small]).as_dict() | {"files": [file]}
+
+
+def _for_native_nodes(saved: Saved, video: Video) -> Any:
+    """A VIDEO of what was saved, read when it is asked for."""
+    if PicturesVideo.reads(saved.path):
+        sound = video.sound
+        audio = None if sound is None else {"waveform": sound.samples[None], "sample_rate": sound.rate}
+        return PicturesVideo(saved.path, video.fps, saved.count, audio)
+    return InputImpl.VideoFromFile(str(saved.path))
 
 
 def _destination(prefix: str, width_px: int, height_px: int) -> tuple[Path, str, int, str]:
@@ -119,6 +228,8 @@ def _destination(prefix: str, width_px: int, height_px: int) -> tuple[Path, str,
     try:
         if any("\0" in part or len(part.encode()) > MAX_PART_BYTES for part in parts):
             raise ValueError(f"a part of it is longer than {MAX_PART_BYTES} bytes or holds a null character")
+        if os.name == "nt" and any(windows_refuses(part) for part in parts if part not in ("", ".", "..")):
+            raise ValueError("Windows has no such name")
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
             "/".join(parts), folder_paths.get_output_directory(), width_px, height_px
         )
@@ -132,8 +243,14 @@ def _destination(prefix: str, width_px: int, height_px: int) -> tuple[Path, str,
     return Path(folder), name, counter, subfolder
 
 
-def _frames(images: torch.Tensor) -> Iterator[Frame]:
-    """8-bit RGB frames, one at a time."""
+def _images(images: torch.Tensor) -> Iterator[torch.Tensor]:
+    """RGB images, one at a time."""
     for image in images:
         host.check_interrupt()
-        yield frame(image[..., :3])
+        yield image[..., :3]
+
+
+def windows_refuses(part: str) -> bool:
+    """Whether Windows has no file or folder of this name."""
+    device = part.split(".")[0].rstrip(" ").upper()
+    return bool(WINDOWS_SIGNS & set(part)) or device in WINDOWS_DEVICES or part != part.rstrip(" .")

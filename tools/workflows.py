@@ -20,7 +20,8 @@ from tools.workflow_catalog import WORKFLOWS
 from tools.workflow_graphs import Files, Graph, Link, Node
 
 FOLDER = ROOT / "workflows"
-WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
+DYNAMIC = node_reference.DYNAMIC
+WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC}
 #: Sockets of which there is always one more than is connected.
 GROWING = "COMFY_AUTOGROW_V3"
 SEEDS = ("seed", "noise_seed")
@@ -175,12 +176,13 @@ def _widget_values(node: Node, specs: dict[str, list[Any]], prefix: str = "") ->
             continue
         key = prefix + name
         options = spec[1] if len(spec) > 1 else {}
-        value = node.inputs.get(key, options.get("default"))
+        choices = options["options"] if spec[0] == DYNAMIC else []
+        value = node.inputs.get(key, choices[0]["key"] if choices else options.get("default"))
         values.append(value)
         if name in SEEDS:
             values.append("fixed")
-        if spec[0] == "COMFY_DYNAMICCOMBO_V3":
-            chosen = next(option for option in options["options"] if option["key"] == value)
+        if choices:
+            chosen = next(option for option in choices if option["key"] == value)
             values += _widget_values(node, _specs({"input": chosen["inputs"]}), prefix=f"{key}.")
     return values
 

@@ -27,7 +27,7 @@ from hyvideo_core.text import IMAGE, VIDEO, TextEncoders
 from hyvideo_core.types import Conditioning
 from hyvideo_core.vae import VAE, Tiling
 from hyvideo_core.vae.images import decoded_images
-from hyvideo_core.video import frame, write_first_free
+from hyvideo_core.video import write_first_free
 from hyvideo_core.weights import load_clip, load_dit, load_mllm, load_vae
 
 logger = logging.getLogger(__name__)
@@ -188,6 +188,6 @@ def _written(job: Job, vae: VAE, latent: torch.Tensor, seed: int, tiling: Tiling
             bar.total = total
             bar.update(done - bar.n)
 
-        frames = map(frame, decoded_images(vae, latent, tiling, progress))
+        frames = decoded_images(vae, latent, tiling, progress)
         paths = naming.paths(job.arguments.save_path, datetime.now(), seed, job.arguments.prompt)
         return write_first_free(frames, paths, fps=FPS), tiling
