@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -180,14 +180,16 @@ def following(hosted: memory.HostedBlocks, plan: SamplingPlan, handle: ModelHand
 
 
 @contextmanager
-def peak_reported(hosted: memory.HostedBlocks, plan: SamplingPlan) -> Iterator[None]:
-    """Log the measured peak beside the predicted one when a run is over, where the device counts it."""
+def peak_reported(hosted: memory.HostedBlocks, plan: SamplingPlan, measured: Callable[[str], None]) -> Iterator[None]:
+    """Log the measured peak beside the predicted one when a run is over, and tell it, where the device counts it."""
     device = hosted.load_device
     foreign = memory.watch_peak(device) - hosted.loaded_size()
     yield
     peak = memory.peak_bytes(device)
     if peak is not None:
-        logger.info("measured peak %.2f GB, predicted %.2f GB", (peak - foreign) / 1e9, plan.peak_bytes / 1e9)
+        told = f"measured peak {(peak - foreign) / 1e9:.2f} GB, predicted {plan.peak_bytes / 1e9:.2f} GB"
+        logger.info("%s", told)
+        measured(told)
 
 
 def _dtype(handle: ModelHandle) -> torch.dtype:
