@@ -1,4 +1,4 @@
-"""The host's devices, interruption and tokenizers. Its memory manager is for ``memory``, its clients for ``progress``."""
+"""The host's devices, interruption and tokenizers. ``memory`` has its memory manager, ``progress`` its clients."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def run(
         *model.extensions,
     ]
 
-    watching = Watching(node_id, shape, hosted.load_device)
+    watching = Watching(node_id, model.file.path, shape, hosted.load_device)
 
     def attempt(plan: SamplingPlan) -> torch.Tensor:
         dit = transformer.following(hosted, plan, model)

@@ -13,7 +13,7 @@ from comfy.cli_args import args
 from PIL import Image
 
 from hyvideo_core.errors import CheckpointError
-from hyvideo_core.preview import Clip, LatentRGB, Previewer, Taehv, load_taehv
+from hyvideo_core.preview import Clip, LatentRGB, Previewer, Taehv, load_taehv, own_rows
 from hyvideo_core.sample import Step
 from hyvideo_core.sampling_plan import SamplingPlan
 
@@ -32,21 +32,29 @@ FILES = ("taehv.safetensors", "taehv.pth")
 class Watching:
     """Who watches a run, and by which previews; outlives attempts that run out of memory."""
 
-    def __init__(self, node_id: str | None, latent_shape: tuple[int, ...], device: torch.device) -> None:
+    def __init__(
+        self, node_id: str | None, transformer_file: Path, latent_shape: tuple[int, ...], device: torch.device
+    ) -> None:
         self.viewer, self.node_id = viewers.viewer(), node_id
         self.remark = ""
-        fine = self._fine(device)
-        self.previewer = None if self.viewer.choice == viewers.OFF else Previewer(LatentRGB(), fine)
-        if self.previewer is not None:
+        self.previewer: Previewer | None = None
+        if self.viewer.choice != viewers.OFF:
+            rows = own_rows(transformer_file)
+            quick = LatentRGB() if rows is None else LatentRGB(rows)
+            self.previewer = Previewer(quick, self._fine(device, has_own_latents=rows is not None))
             self.previewer.rehearse(*latent_shape[3:], device)
 
     def attempt(self, progress: Progress, plan: SamplingPlan) -> Watch:
         """One attempt at the run, for a ``with`` block."""
         return Watch(self, progress, plan)
 
-    def _fine(self, device: torch.device) -> Taehv | None:
+    def _fine(self, device: torch.device, has_own_latents: bool) -> Taehv | None:
         """Previews by TAEHV where they are wanted and there is a file that works; the log says why not."""
         if self.viewer.choice not in (viewers.AUTO, viewers.TAEHV):
+            return None
+        if has_own_latents:
+            if self.viewer.choice == viewers.TAEHV:
+                self._remark("this transformer's latents are not HunyuanVideo's")
             return None
         path = taehv_file()
         if path is None:

@@ -1,19 +1,24 @@
 """Latent to RGB: each latent pixel's colour as a linear function of its 16 channels. Immediate, blurred, no file.
 
 Source: the factors that ComfyUI ``comfy/latent_formats.py`` has for HunyuanVideo, for latents as the transformer sees
-them and colours in −1…1.
+them and colours in −1…1. A transformer for another VAE says its own in its file (``KEY``).
 """
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 
+from hyvideo_core.errors import CheckpointError
 from hyvideo_core.preview.clip import FPS, MAX_CLIPS, MAX_PIXELS, Clip, as_bytes, beside
 from hyvideo_core.types import TEMPORAL_COMPRESSION
+from hyvideo_core.weights.files import SAFETENSORS_SUFFIXES, SafetensorsCheckpoint
 
 #: Red, green and blue of each channel.
 FACTORS = (
@@ -35,12 +40,19 @@ FACTORS = (
     (0.0249, -0.0469, -0.1703),
 )
 BIAS = (0.0259, -0.0192, -0.0761)
+#: In the metadata of a transformer's safetensors: JSON of 17 rows of red, green and blue, the last one the bias.
+KEY = "latent_rgb"
+
+Rows = Sequence[Sequence[float]]
 
 
 class LatentRGB:
-    """Frames of the latent's own size, one for each latent frame."""
+    """Frames of the latent's own size, one for each latent frame; ``rows`` are those of ``KEY``."""
 
     name: ClassVar[str] = "latent-to-RGB"
+
+    def __init__(self, rows: Rows = (*FACTORS, BIAS)) -> None:
+        self._rows = rows
 
     def __call__(self, latents: torch.Tensor) -> Clip:
         """The clip that latents [B, 16, T, H, W] in model space show.
@@ -50,12 +62,35 @@ class LatentRGB:
         latents = latents[:MAX_CLIPS]
         clips, _, frames, height, width = latents.shape
         every = math.ceil(frames * clips * height * width / MAX_PIXELS)
-        rgb = as_bytes((rgb_of(latents[:, :, ::every]) + 1) / 2)
+        rgb = as_bytes((rgb_of(latents[:, :, ::every], self._rows) + 1) / 2)
         return Clip(beside(rgb), FPS / TEMPORAL_COMPRESSION / every, self.name)
 
 
-def rgb_of(latents: torch.Tensor) -> torch.Tensor:
+def rgb_of(latents: torch.Tensor, rows: Rows = (*FACTORS, BIAS)) -> torch.Tensor:
     """Colours [B, T, H, W, 3] in about −1…1 of latents [B, 16, T, H, W] in model space."""
     latents = latents.float()
-    factors, bias = latents.new_tensor(FACTORS), latents.new_tensor(BIAS)
-    return F.linear(latents.movedim(1, -1), factors.T, bias)
+    *factors, bias = latents.new_tensor(rows)
+    return F.linear(latents.movedim(1, -1), torch.stack(factors, dim=1), bias)
+
+
+def own_rows(path: Path) -> Rows | None:
+    """What a transformer's file says of the colours of its latents; None for HunyuanVideo's own.
+
+    Raises ``CheckpointError`` for what is not 17 rows of three numbers.
+    """
+    if not path.is_file() or path.suffix.lower() not in SAFETENSORS_SUFFIXES:
+        return None
+    said = SafetensorsCheckpoint(path).metadata.get(KEY)
+    if said is None:
+        return None
+    try:
+        rows = torch.tensor(json.loads(said), dtype=torch.float32)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{path.name}: {KEY} in its metadata is no table of numbers ({error}).") from error
+    if rows.shape != (len(FACTORS) + 1, 3):
+        raise CheckpointError(
+            f"{path.name}: {KEY} in its metadata is a table of {list(rows.shape)}, but {len(FACTORS) + 1} rows of 3 "
+            "numbers were expected."
+        )
+    found: Rows = rows.tolist()
+    return found
