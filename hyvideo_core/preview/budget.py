@@ -38,6 +38,11 @@ class Budget:
             return self._spent_s + seconds <= self.share * self._worked_s
 
     @property
+    def worked_s(self) -> float:
+        """What the steps have taken so far."""
+        return self._worked_s
+
+    @property
     def spent_share(self) -> float:
         """What previews have taken of the steps' time so far."""
         with self._lock:

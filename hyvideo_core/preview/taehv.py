@@ -107,7 +107,7 @@ class Stage(nn.Module):
             yield self.leave(F.conv2d(x, weight))
 
 
-class Decoder(nn.Module):
+class TaehvDecoder(nn.Module):
     """The decoder's layers."""
 
     def __init__(self) -> None:
@@ -141,7 +141,7 @@ class Taehv:
 
     name: ClassVar[str] = "TAEHV"
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: TaehvDecoder) -> None:
         self._decoder = decoder
 
     def __call__(self, latents: torch.Tensor) -> Clip:
