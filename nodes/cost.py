@@ -8,7 +8,7 @@ from typing import Any
 
 from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
 from hyvideo_core.decoding_plan import DecodingPlan
-from hyvideo_core.errors import DoesNotFitError, GeometryError
+from hyvideo_core.errors import DoesNotFitError, GeometryError, HyVideoError
 from hyvideo_core.sampling_plan import SamplingPlan
 from hyvideo_core.types import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION, Geometry
 
@@ -25,7 +25,7 @@ FPS = 24
 def told(job: Job, given_bytes: int = 0) -> Json:
     """What a job takes of a card with ``given_bytes`` free, or of this one as it is now if that is 0."""
     sampling, decoding = _sampling(job, given_bytes), _decoding(job, given_bytes)
-    fits = all(part is None or part["fits"] for part in (sampling, decoding))
+    fits = all(part is None or part["fits"] is not False for part in (sampling, decoding))
     free = given_bytes or memory.plannable_bytes(host.transformer_device())
     return {
         "size": _size(job),
@@ -86,6 +86,8 @@ def _sampling_values(plan: SamplingPlan) -> Json:
 def _decoding(job: Job, given_bytes: int) -> Json | None:
     if job.decoder is None:
         return None
+    if isinstance(job.decoder, HyVideoError):
+        return {"fits": None, "text": str(job.decoder)}
     try:
         plan = planning.decoding(job.decoder, job.size.latent_shape, given_bytes)
     except GeometryError as error:
@@ -134,7 +136,7 @@ def _pixels(shape: tuple[int, ...]) -> list[int]:
 
 def _fits(job: Job, given_bytes: int) -> bool:
     decoding = _decoding(job, given_bytes)
-    return bool(_sampling(job, given_bytes)["fits"]) and (decoding is None or bool(decoding["fits"]))
+    return bool(_sampling(job, given_bytes)["fits"]) and (decoding is None or decoding["fits"] is not False)
 
 
 def _instead(job: Job, given_bytes: int) -> list[Json]:

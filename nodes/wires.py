@@ -33,14 +33,15 @@ class Unconnected(HyVideoError):
 class Job:
     """What is to be planned: one latent, the model that samples it, and how the result is decoded.
 
-    ``decoder`` is None where no decoder of this pack takes the result. ``at_once`` is how many prompts one evaluation
-    holds; ``steps`` None where a run's levels are wired in; ``style`` as in ``pace``.
+    ``decoder`` is None where no decoder of this pack takes the result, and an error where it cannot be known.
+    ``at_once`` is how many prompts one evaluation holds; ``steps`` None where a run's levels are wired in; ``style`` as
+    in ``pace``.
     """
 
     model: ModelHandle
     size: Geometry
     batch: int
-    decoder: Decoder | None
+    decoder: Decoder | HyVideoError | None
     at_once: int = 1
     steps: int | None = None
     style: Hashable = None
@@ -137,12 +138,16 @@ def _gives_model(workflow: Workflow, name: str) -> bool:
     return node is not None and any(isinstance(each, HyvModel.Output) for each in node.define_schema().outputs)
 
 
-def _decoder(workflow: Workflow, sampler: str) -> Decoder | None:
-    """How the first decoder behind a sampler decodes."""
-    for name, field in _followed(workflow, sampler):
-        if field == "latent" and workflow.kind(name) in DECODERS:
-            return Decoder(_vae(workflow, name), _tiling(workflow, name), workflow.values(name).get("loop", False))
-    return None
+def _decoder(workflow: Workflow, sampler: str) -> Decoder | HyVideoError | None:
+    """How the first decoder behind a sampler decodes. What is wrong with it does not keep a run from being planned."""
+    followed = _followed(workflow, sampler)
+    name = next((name for name, field in followed if field == "latent" and workflow.kind(name) in DECODERS), None)
+    if name is None:
+        return None
+    try:
+        return Decoder(_vae(workflow, name), _tiling(workflow, name), workflow.values(name).get("loop", False))
+    except HyVideoError as error:
+        return error
 
 
 def _vae(workflow: Workflow, decoder: str) -> VAEHandle:

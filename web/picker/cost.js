@@ -49,6 +49,7 @@ function blocks({ blocks, resident_blocks, streamed_bytes, streaming_shows }, is
 
 function decodingLine({ decoding, memory }, where, say) {
   if (!decoding) return say("otherDecoder");
+  if (decoding.fits === null) return say("decodingUnknown", { error: decoding.text });
   if (!decoding.fits) {
     const free = gigabytes(decoding.free_bytes ?? memory.free_bytes);
     return say("decodingTooBig", { needed: gigabytes(decoding.needed_bytes), free, where });

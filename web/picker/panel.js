@@ -7,6 +7,12 @@ import { aspect, framesOf, latentShape, secondsOf, snappedFrames, snappedSide } 
 import { textsOf } from "./texts.js";
 
 const CUSTOM = "custom";
+/** What brings the value of a widget to what the model can make, and the text that tells of it. */
+const GRIDS = {
+  frames: [snappedFrames, "snappedFrames"],
+  "resolution.width": [snappedSide, "snappedSides"],
+  "resolution.height": [snappedSide, "snappedSides"],
+};
 const TRAINED_FRAMES = 129;
 const MIN_WIDTH_PX = 340;
 const SHAPE_PX = 34;
@@ -35,6 +41,7 @@ export class Picker {
   #request = 0;
   #answer = null;
   #snapped = "";
+  #heard = new WeakSet();
 
   constructor(node) {
     this.node = node;
@@ -118,19 +125,32 @@ export class Picker {
   #snap() {
     const active = document.activeElement;
     if (active !== this.seconds && /^(INPUT|TEXTAREA)$/.test(active?.tagName ?? "")) return;
-    this.#snapWidget("frames", snappedFrames, (asked, frames) => this.say("snappedFrames", { asked, frames }));
-    for (const side of ["width", "height"]) {
-      this.#snapWidget(`resolution.${side}`, snappedSide, (asked, size) => this.say("snappedSides", { asked, size }));
+    for (const name of Object.keys(GRIDS)) {
+      const widget = widgetOf(this.node, name);
+      if (!widget || isWired(this.node, name)) continue;
+      this.#hear(name, widget);
+      const value = this.#onGrid(name, widget.value);
+      if (value !== widget.value) setWidget(this.node, name, value);
     }
   }
 
-  #snapWidget(name, snapped, told) {
-    const widget = widgetOf(this.node, name);
-    if (!widget || isWired(this.node, name) || !Number.isFinite(widget.value)) return;
-    const value = snapped(widget.value, this.#limits(name));
-    if (value === widget.value) return;
-    this.#tell(told(widget.value, value));
-    setWidget(this.node, name, value);
+  /** The value on the widget's grid; what is changed for that is told. */
+  #onGrid(name, asked) {
+    const [snapped, text] = GRIDS[name];
+    const value = Number.isFinite(asked) ? snapped(asked, this.#limits(name)) : asked;
+    if (value !== asked) this.#tell(this.say(text, { asked, value }));
+    return value;
+  }
+
+  /** Hear what is typed into a widget: the frontend brings it to the grid by itself, but tells nobody. */
+  #hear(name, widget) {
+    if (this.#heard.has(widget)) return;
+    this.#heard.add(widget);
+    const { callback } = widget;
+    widget.callback = (...given) => {
+      this.#onGrid(name, given[0]);
+      return callback?.apply(widget, given);
+    };
   }
 
   #limits(name) {
