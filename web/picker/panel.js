@@ -21,7 +21,7 @@ const STYLE = {
   row: "display:flex; align-items:center; gap:6px;",
   frame: `flex:none; display:flex; align-items:center; justify-content:center; width:${SHAPE_PX}px; height:${SHAPE_PX}px;`,
   shape: "box-sizing:border-box; border:1.5px solid currentColor; border-radius:2px; opacity:0.8;",
-  field: "width:5em; font:inherit; color:inherit; background:rgba(127,127,127,0.2); border:1px solid rgba(127,127,127,0.5); border-radius:4px; padding:1px 4px;",
+  field: "width:6em; font:inherit; color:inherit; background:rgba(127,127,127,0.2); border:1px solid rgba(127,127,127,0.5); border-radius:4px; padding:1px 4px;",
   note: "flex:1; opacity:0.85;",
   cost: "white-space:pre-wrap; overflow-wrap:anywhere; opacity:0.85;",
   offer: "font:inherit; color:inherit; background:rgba(127,127,127,0.25); border:1px solid rgba(127,127,127,0.5); border-radius:4px; cursor:pointer; padding:1px 6px; text-align:left;",
@@ -103,16 +103,18 @@ export class Picker {
     this.#asked = null;
   }
 
-  /** What the widgets say: width, height, frames, and whether the size is one of the list. */
+  /** What the node makes: the choice of its resolution, and width, height and frames, NaN where they are not known. */
   #clip() {
     const choice = String(widgetOf(this.node, "resolution")?.value ?? "");
-    const [, width, height] = /(\d+)×(\d+)/.exec(choice) ?? [null, ...this.#sides()];
-    const frames = Number(widgetOf(this.node, "frames")?.value);
-    return { choice, width: Number(width), height: Number(height), frames };
+    const sides = /(\d+)×(\d+)/.exec(choice)?.slice(1) ?? ["width", "height"].map((side) => this.#held(side, "resolution."));
+    const [width, height] = sides.map(Number);
+    return { choice, width, height, frames: this.#held("frames") };
   }
 
-  #sides() {
-    return ["width", "height"].map((side) => widgetOf(this.node, `resolution.${side}`)?.value);
+  /** The value of a widget; of one that is wired, what the server found out. */
+  #held(name, prefix = "") {
+    const wired = isWired(this.node, prefix + name);
+    return Number((wired ? this.#answer?.size?.[name] : widgetOf(this.node, prefix + name)?.value) ?? NaN);
   }
 
   /** The sizes of the list as [width, height]. */
@@ -138,7 +140,7 @@ export class Picker {
   #onGrid(name, asked) {
     const [snapped, text] = GRIDS[name];
     const value = Number.isFinite(asked) ? snapped(asked, this.#limits(name)) : asked;
-    if (value !== asked) this.#tell(this.say(text, { asked, value }));
+    if (value !== asked) this.#tell(this.say(text, { asked, value, ...this.#limits(name) }));
     return value;
   }
 
@@ -161,10 +163,11 @@ export class Picker {
   #setSeconds() {
     const asked = this.seconds.valueAsNumber;
     if (Number.isFinite(asked)) {
-      const frames = framesOf(asked, this.#limits("frames"));
+      const limits = this.#limits("frames");
+      const frames = framesOf(asked, limits);
       const seconds = secondsOf(frames);
       setWidget(this.node, "frames", frames);
-      this.#tell(asked === seconds ? "" : this.say("snappedSeconds", { asked, frames, seconds }));
+      this.#tell(asked === seconds ? "" : this.say("snappedSeconds", { asked, frames, seconds, ...limits }));
     }
     this.#shown = null;
     this.#show();
@@ -189,8 +192,8 @@ export class Picker {
     this.name.textContent = this.say("seconds");
     this.label.title = this.say("secondsTip");
     this.seconds.disabled = wired;
-    this.seconds.value = wired ? "" : secondsOf(clip.frames);
-    this.length.textContent = wired ? this.say("wired") : this.#snapped || this.#lengthText(clip.frames);
+    this.seconds.value = Number.isFinite(clip.frames) ? secondsOf(clip.frames) : "";
+    this.length.textContent = this.#snapped || (Number.isFinite(clip.frames) ? this.#lengthText(clip.frames) : "");
     if (this.#answer) this.#showCost();
   }
 
@@ -201,6 +204,10 @@ export class Picker {
 
   #showSize(clip) {
     const { choice, width, height, frames } = clip;
+    if (![width, height, frames].every(Number.isFinite)) {
+      this.size.textContent = this.say("wired");
+      return;
+    }
     const scale = SHAPE_PX / Math.max(width, height);
     this.shape.style.width = `${width * scale}px`;
     this.shape.style.height = `${height * scale}px`;
