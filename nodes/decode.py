@@ -330,9 +330,13 @@ def _tile(tiling: Tiling | None) -> tuple[int | None, int | None]:
     return (None, None) if tiling is None else (tiling.tile_size_px, tiling.tile_frames)
 
 
+def dtype_of(handle: VAEHandle) -> torch.dtype:
+    """What a VAE computes in."""
+    return host.dtype_of(handle.dtype, host.vae_device(), on_gpu="float16", on_cpu="float32")
+
+
 def _vae(handle: VAEHandle, latent_shape: tuple[int, int, int], tiling: Tiling | None) -> VAE:
-    device = host.vae_device()
-    dtype = host.dtype_of(handle.dtype, device, on_gpu="float16", on_cpu="float32")
+    device, dtype = host.vae_device(), dtype_of(handle)
     module = memory.loaded(
         "vae",
         handle,
