@@ -38,6 +38,12 @@ def offer(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(mm.intermediate_device(), torch.float32)
 
 
+def finish(device: torch.device) -> None:
+    """Wait for what a device was told to compute; a CPU computes at once."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def check_interrupt() -> None:
     """Raise the host's own exception if the user pressed stop."""
     mm.throw_exception_if_processing_interrupted()

@@ -14,10 +14,11 @@ from PIL import Image
 
 from hyvideo_core.errors import CheckpointError
 from hyvideo_core.preview import Clip, LatentRGB, Previewer, Taehv, load_taehv, own_rows
+from hyvideo_core.preview.latent_rgb import Rows
 from hyvideo_core.sample import Step
 from hyvideo_core.sampling_plan import SamplingPlan
 
-from . import panel, viewers
+from . import host, panel, viewers
 from .panel import Panel
 from .progress import Progress
 
@@ -39,7 +40,7 @@ class Watching:
         self.remark = ""
         self.previewer: Previewer | None = None
         if self.viewer.choice != viewers.OFF:
-            rows = own_rows(transformer_file)
+            rows = self._own_rows(transformer_file)
             quick = LatentRGB() if rows is None else LatentRGB(rows)
             self.previewer = Previewer(quick, self._fine(device, has_own_latents=rows is not None))
             self.previewer.rehearse(*latent_shape[3:], device)
@@ -65,6 +66,13 @@ class Watching:
             return load_taehv(path, dtype=torch.float32 if device.type == "cpu" else torch.float16, device=device)
         except (CheckpointError, OSError) as error:
             self._remark(f"{path.name} in models/{FOLDER} cannot be used: {error}")
+            return None
+
+    def _own_rows(self, transformer_file: Path) -> Rows | None:
+        try:
+            return own_rows(transformer_file)
+        except CheckpointError as error:
+            logger.warning("Previews have HunyuanVideo's own colours: %s", error)
             return None
 
     def _remark(self, reason: str) -> None:
@@ -99,6 +107,8 @@ class Watch(AbstractContextManager["Watch"]):
 
     def after(self, step: Step, done: int) -> None:
         """Show a step, with which ``done`` steps are finished; also where a stop takes effect."""
+        # Before it has finished on the device, too, neither its time nor that of its preview can be told.
+        host.finish(step.denoised.device)
         clip = self._clip(step)
         self._notes = step.notes()
         if clip is not None:
