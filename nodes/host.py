@@ -72,7 +72,7 @@ class Progress:
         mean = (now - self._started) / (done - self._first)
         text = f"{self._unit} {done}/{self._total} · {seconds:.2f} s · {mean * (self._total - done):.0f} s left"
         if self._node_id is not None and PromptServer.instance.client_id is not None:
-            PromptServer.instance.send_progress_text(text, self._node_id)
+            PromptServer.instance.send_progress_text(text, self._node_id, PromptServer.instance.client_id)
         self._bar.update_absolute(done, self._total)
         check_interrupt()
 
