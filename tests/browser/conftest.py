@@ -1,8 +1,8 @@
 """A real ComfyUI in a real Chromium: the newest frontends, both ways to draw nodes, both languages of the pack.
 
-A test that asks for ``page`` runs in all four pairs of frontend and canvas; ``spread`` and ``where`` choose fewer. Tests
-are put in the order of these, so that each server and each browser starts once. What a page showed at the end of a test
-is kept in ``.cache/screenshots``.
+A test that asks for ``page`` runs in all four pairs of frontend and canvas; ``spread`` and ``where`` choose fewer.
+Tests are put in the order of these, so that each server and each browser starts once. What a page showed at the end of
+a test is kept in ``.cache/screenshots``.
 """
 
 from __future__ import annotations
@@ -18,19 +18,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from playwright.sync_api import Playwright, sync_playwright
 
-playwright_api = pytest.importorskip("playwright.sync_api")
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 # The server inherits it: threads gain nothing on tensors this small, and cost much on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import old_files
-
 from hyvideo_core.video import write_mp4
 from tools import comfyui
 from tools.browser import chromium, frontends
 from tools.browser.frontends import NEWEST, Frontend
-from tools.browser.page import CANVASES, CLASSIC, NODES_2, ComfyPage, opened
+from tools.browser.page import CANVASES, ComfyPage, opened
 from tools.console import ToolError
 from tools.paths import CACHE
 from tools.server import Server
@@ -55,13 +54,16 @@ class Look:
         return f"{self.frontend.version}-{self.canvas.replace(' ', '')}{chinese}"
 
 
-LOOKS = tuple(Look(frontend, canvas) for frontend in NEWEST for canvas in CANVASES)
+ORDER = tuple(
+    Look(frontend, canvas, language) for frontend in NEWEST for canvas in CANVASES for language in (ENGLISH, CHINESE)
+)
+LOOKS = tuple(each for each in ORDER if each.language == ENGLISH)
 
 
 class Studio:
     """One ComfyUI and one page at a time, of the look that was asked for last."""
 
-    def __init__(self, playwright: playwright_api.Playwright, browser: Path, base: Path) -> None:
+    def __init__(self, playwright: Playwright, browser: Path, base: Path) -> None:
         self.playwright, self.browser, self.base = playwright, browser, base
         self.server: Server | None = None
         self._look: Look | None = None
@@ -114,6 +116,8 @@ def put_inputs(server: Server) -> None:
     folder = server.base / "input"
     shutil.copy(server.comfyui / "input" / "example.png", folder)
     size = (SMALL_SIZE["resolution.height"], SMALL_SIZE["resolution.width"], 3)
+    if (folder / CLIP).is_file():
+        return
     greys = (np.full(size, 60 + 20 * number, np.uint8) for number in range(5))
     write_mp4(greys, folder / CLIP, fps=24.0, crf=16)
 
@@ -126,7 +130,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     except ToolError as error:
         pytest.skip(str(error))
     shutil.rmtree(SCREENSHOTS, ignore_errors=True)
-    with playwright_api.sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         running = Studio(playwright, browser, tmp_path_factory.mktemp("browser"))
         try:
             yield running
@@ -134,7 +138,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
             running.close()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture
 def look(request: pytest.FixtureRequest) -> Look:
     """How the page of a test looks; chosen by ``pytest_generate_tests``."""
     return request.param
@@ -174,9 +178,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         name, values = mark.args
         pairs = list(zip(cycle(looks), values, strict=False))
         ids = [f"{each}-{value}" for each, value in pairs]
-        metafunc.parametrize(("look", name), pairs, indirect=["look"], scope="package", ids=ids)
+        metafunc.parametrize(("look", name), pairs, indirect=["look"], ids=ids)
         return
-    metafunc.parametrize("look", looks, indirect=True, scope="package", ids=str)
+    metafunc.parametrize("look", looks, indirect=True, ids=str)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of a look beside each other, and the looks of a frontend."""
+    places = [place for place, item in enumerate(items) if look_of(item) is not None]
+    ordered = sorted((items[place] for place in places), key=lambda item: ORDER.index(look_of(item)))
+    for place, item in zip(places, ordered, strict=True):
+        items[place] = item
+
+
+def look_of(item: pytest.Item) -> Look | None:
+    """The look that a test asks for."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return parameters.get("look")
 
 
 def narrow(look: Look, newest: bool = False, canvas: str | None = None, language: str = ENGLISH) -> Look | None:
@@ -189,6 +207,3 @@ def narrow(look: Look, newest: bool = False, canvas: str | None = None, language
 def file_name(text: str) -> str:
     """A test's name as a file's."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-")
-
-
-__all__ = ["CHINESE", "CLASSIC", "ENGLISH", "NODES_2", "Studio"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from playwright.sync_api import ConsoleMessage, Page, Playwright, Response
+from playwright.sync_api import ConsoleMessage, Locator, Page, Playwright, Response
 
 from tools.browser.chromium import FLAGS
 from tools.client import ComfyClient
@@ -68,6 +68,20 @@ ARRIVED = f"""([id, tag]) => {{
     const found = ({SHOWN})([id, tag]);
     return found && (found.videoWidth || found.naturalWidth) ? found : null;
 }}"""
+#: All texts that the next frame draws on the canvas.
+DRAWN = """() => new Promise((done) => {
+    const [texts, prototype] = [[], CanvasRenderingContext2D.prototype];
+    const { fillText } = prototype;
+    prototype.fillText = function (text, ...rest) {
+        texts.push(text);
+        return fillText.call(this, text, ...rest);
+    };
+    app.canvas.setDirty(true, true);
+    requestAnimationFrame(() => requestAnimationFrame(() => {
+        prototype.fillText = fillText;
+        done(texts);
+    }));
+})"""
 
 
 @dataclass
@@ -154,6 +168,34 @@ class ComfyPage:
             "() => app.graph.nodes.map(({ type }) => type).filter((type) => !LiteGraph.registered_node_types[type])"
         )
         return types
+
+    def texts(self) -> str:
+        """What can be read in the nodes that are in view."""
+        if CANVASES[self.canvas]:
+            return "\n".join(self.page.locator("[data-node-id]").all_inner_texts())
+        return "\n".join(self.page.evaluate(DRAWN))
+
+    def look_at(self, node_id: int) -> None:
+        """Bring a node into view in its natural size, and select it."""
+        self.page.evaluate(
+            """(id) => {
+                const node = app.graph.getNodeById(id);
+                app.canvas.ds.scale = 1;
+                app.canvas.ds.offset = [350 - node.pos[0], 200 - node.pos[1]];
+                app.canvas.selectItems([node]);
+                app.canvas.setDirty(true, true);
+            }""",
+            node_id,
+        )
+        self.settle()
+
+    def open_help(self) -> None:
+        """Open the help of the selected node by its button."""
+        self.page.get_by_test_id("info-button").click()
+
+    def help(self) -> Locator:
+        """The help that is open."""
+        return self.page.locator(".node-help-content")
 
     def fit(self, nodes: Sequence[int] | None = None) -> None:
         """Show the whole workflow, or these nodes."""
