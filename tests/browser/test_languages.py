@@ -107,12 +107,12 @@ def assert_help_opens(page: Any, language: str) -> None:
         assert help_.evaluate(BROKEN) == [], name
 
 
-@pytest.mark.where(newest=True)
+@pytest.mark.where(newest=True, canvas="nodes 2.0")
 def test_the_help_of_each_node_opens_in_english(page):
     assert_help_opens(page, "en")
 
 
-@pytest.mark.where(newest=True, language="zh")
+@pytest.mark.where(newest=True, canvas="classic", language="zh")
 def test_the_help_of_each_node_opens_in_chinese(page):
     assert_help_opens(page, "zh")
 

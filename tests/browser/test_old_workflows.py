@@ -77,6 +77,7 @@ def make_small(page: Any) -> None:
         page.set(node_id, SMALL | FEW)
 
 
+@pytest.mark.where(newest=True)
 @pytest.mark.parametrize("name", [name for name in FILES if name != ANOTHER_PACKS])
 def test_an_old_file_opens_with_its_wires_and_values(page, name):
     workflow = read(name)
