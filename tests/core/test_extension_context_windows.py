@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ import torch
 from dit_data import prompt, randn, random_dit
 from hypothesis import given
 from hypothesis import strategies as st
+from spies import Spy
 
 from golden_data import rel_l2
 from hyvideo_core.errors import HyVideoError
@@ -29,7 +30,7 @@ from hyvideo_core.extensions.context_windows import (
     shares,
 )
 from hyvideo_core.sample import SOLVERS, Guidance, Step, flow_sigmas, sample
-from hyvideo_core.sample.seams import Evaluation, Extension, Predict
+from hyvideo_core.sample.seams import Extension, Predict
 from hyvideo_core.types import Interval
 
 DIT = random_dit()
@@ -53,20 +54,6 @@ def run(*extensions: Extension, x: torch.Tensor = NOISE, **options: Any) -> list
 
 def final(*extensions: Extension, **options: Any) -> torch.Tensor:
     return run(*extensions, **options)[-1].x
-
-
-@dataclass(frozen=True)
-class Spy(Extension):
-    """Writes down every evaluation that reaches the transformer."""
-
-    seen: list[Evaluation] = field(default_factory=list)
-
-    def wrap_predict(self, inner: Predict, state: Any) -> Predict:
-        def predict(evaluation: Evaluation) -> torch.Tensor:
-            self.seen.append(evaluation)
-            return inner(evaluation)
-
-        return predict
 
 
 @dataclass(frozen=True)

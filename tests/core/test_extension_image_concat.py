@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from dit_data import TINY, config_of, golden_weights, prompt, randn, random_dit, save
+from spies import Spy
 
 from golden_data import GOLDEN, assert_close, golden, of_case, rel_l2
 from hyvideo_core.errors import CheckpointError, GeometryError, NumericsError
@@ -43,17 +44,6 @@ def steps_of(*extensions: Extension, x: torch.Tensor = NOISE, dit: DiT = MARKED,
 
 def final(*extensions: Extension, **options: Any) -> torch.Tensor:
     return steps_of(*extensions, **options)[-1].x
-
-
-@dataclass(frozen=True)
-class Spy(Extension):
-    """Notes what the transformer itself is given."""
-
-    rank: ClassVar[int] = 2000
-    seen: list[Evaluation] = field(default_factory=list)
-
-    def wrap_predict(self, inner: Predict, state: Any) -> Predict:
-        return lambda evaluation: (self.seen.append(evaluation), inner(evaluation))[1]
 
 
 # --- the reference ------------------------------------------------------------------------------------------

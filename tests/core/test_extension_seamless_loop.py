@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ import torch
 from dit_data import TINY, prompt, randn, random_dit
 from hypothesis import given
 from hypothesis import strategies as st
+from spies import Spy
 
 from golden_data import rel_l2
 from hyvideo_core.errors import GeometryError, HyVideoError
@@ -26,7 +27,7 @@ from hyvideo_core.extensions.seamless_loop import (
 from hyvideo_core.model.dit import Rope
 from hyvideo_core.sample import SOLVERS, Guidance, Step, flow_sigmas, sample
 from hyvideo_core.sample.run import check_run
-from hyvideo_core.sample.seams import Evaluation, Extension, Predict
+from hyvideo_core.sample.seams import Extension
 from hyvideo_core.types import Interval
 
 DIT = random_dit()
@@ -44,20 +45,6 @@ def run(*extensions: Extension, x: torch.Tensor = NOISE, **options: Any) -> list
 
 def final(*extensions: Extension, **options: Any) -> torch.Tensor:
     return run(*extensions, **options)[-1].x
-
-
-@dataclass(frozen=True)
-class Spy(Extension):
-    """Writes down every evaluation that reaches the transformer."""
-
-    seen: list[Evaluation] = field(default_factory=list)
-
-    def wrap_predict(self, inner: Predict, state: Any) -> Predict:
-        def predict(evaluation: Evaluation) -> torch.Tensor:
-            self.seen.append(evaluation)
-            return inner(evaluation)
-
-        return predict
 
 
 @dataclass(frozen=True)
