@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from hyvideo_core.video import FORMATS
 from tools import locales
 from tools.client import ComfyClient
 from tools.paths import ROOT
@@ -21,10 +22,10 @@ from tools.workflow_catalog import WORKFLOWS
 Json = dict[str, Any]
 
 LANGUAGES = ("en", "zh")
-#: Headings of a page, in order; a node without advanced inputs has no second.
+#: Headings of a page, in order; a node without advanced inputs has no second, and only those that save have the third.
 HEADINGS = {
-    "en": ("Inputs", "Advanced inputs", "Common mistakes"),
-    "zh": ("输入", "高级输入", "常见错误"),
+    "en": ("Inputs", "Advanced inputs", "Which format", "Common mistakes"),
+    "zh": ("输入", "高级输入", "选哪种格式", "常见错误"),
 }
 #: Names that are the same in Chinese.
 PROPER = {
@@ -74,7 +75,7 @@ class Page:
         first, *sections = re.split(r"^## ", self.text, flags=re.MULTILINE)
         self.title = first.splitlines()[0].removeprefix("# ")
         self.sections = {title: body for title, _, body in (section.partition("\n") for section in sections)}
-        self.inputs, self.advanced, self.mistakes = (
+        self.inputs, self.advanced, self.formats, self.mistakes = (
             re.findall(r"^- (.+)$", self.sections.get(heading, ""), re.MULTILINE) for heading in HEADINGS[language]
         )
 
@@ -138,6 +139,19 @@ def test_a_page_leads_to_nodes_and_templates_that_exist(node: str, language: str
     names = {each["display_name"] for each in NODES[language].values()}
     assert set(re.findall(r"(?<!\*)\*(HyVideo [^*]+)\*(?!\*)", text)) <= names
     assert set(re.findall(r"`(hyvideo_demo_\w+)`", text)) <= set(WORKFLOWS)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_pages_of_nodes_that_save_tell_what_each_format_is_for(language: str) -> None:
+    pages = {node: Page(node, language) for node in IDS if "format" in NODES["en"][node]["inputs"]}
+    assert pages
+    for page in pages.values():
+        told = "\n".join(page.formats)
+        assert [name for name in FORMATS if f"`{name}`" not in told] == []
+        assert not set(re.findall(r"`((?:\w|[. -])+ (?:mp4|webm|mov))`", told)) - FORMATS.keys()
+    assert len({tuple(page.formats) for page in pages.values()}) == 1, "they have the same formats"
+    without = [node for node in IDS if Page(node, language).formats]
+    assert without == list(pages)
 
 
 @pytest.mark.parametrize("node", IDS)
