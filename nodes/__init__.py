@@ -5,20 +5,16 @@ from comfy_api.latest import ComfyExtension, io
 from .batch import HyvBatchPrompts
 from .decode import HyvDecode, HyvDecodeVideo, HyvEncode
 from .guidance import HyvAPG, HyvCfgZeroStar, HyvFreSca, HyvSLG, HyvSTG
+from .image_prompt import HyvEncodeImagePrompt
 from .image_to_video import HyvFitImage, HyvImageToVideo, HyvKeyframes
 from .latent import HyvEmptyLatent
 from .legacy import legacy_nodes
 from .length import HyvContextWindows, HyvEnhanceAVideo, HyvRiflex, HyvSeamlessLoop, HyvSlidingTileAttention
 from .load import HyvLoadModel, HyvLoadTextEncoders, HyvLoadVAE
 from .model import HyvLora, HyvMemory, HyvPlan
-from .prompts import (
-    HyvBlendPrompts,
-    HyvEncodeImagePrompt,
-    HyvLoadPrompt,
-    HyvPromptSchedule,
-    HyvRewritePrompt,
-    HyvSavePrompt,
-)
+from .prompt_files import HyvLoadPrompt, HyvSavePrompt
+from .prompts import HyvBlendPrompts, HyvPromptSchedule
+from .rewrite_prompt import HyvRewritePrompt
 from .sample import HyvSampler
 from .schedule import HyvSchedule
 from .step_cache import HyvEasyCache, HyvFirstBlockCache, HyvTeaCache, HyvTeaCacheCalibration

@@ -121,7 +121,11 @@ FEATURES = (
 )
 BY_NAME = {type(feature.active).__name__: feature for feature in FEATURES}
 #: What has no settings of its own to show, and where it is tested.
-ELSEWHERE = {"BlockSwap": "test_memory_swap", "Loras": "test_extension_lora", "TeaCacheCalibration": "test_step_cache"}
+ELSEWHERE = {
+    "BlockSwap": "test_memory_swap",
+    "Loras": "test_extension_lora",
+    "TeaCacheCalibration": "test_tea_cache_calibration",
+}
 #: Ways of giving an image: a transformer knows one of them.
 IMAGES = {"FirstFrame", "ImageToVideo", "ImageConcat", "Keyframes"}
 #: Those that need a run from noise to clean.

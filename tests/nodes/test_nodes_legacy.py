@@ -653,7 +653,7 @@ def native_vae() -> jobs.Json:
         (lambda: old("v2v_cfg", {"3.samples": None}), "samples is not connected, but denoise_strength is 0.7"),
         (lambda: old("t2v", {"5.skip_latents": 2}), "skip_latents is 2"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_what_cannot_be_done_is_said(studio, job, words):
     assert words in studio.failure(job())
