@@ -172,3 +172,19 @@ def test_only_model_size_and_sampler_are_ours_among_comfyuis_own_nodes(name: str
     graph = json.loads((FOLDER / "api" / f"{name}.json").read_text("utf-8"))
     ours = {node["class_type"] for node in graph.values() if node["class_type"].startswith("Hyv")}
     assert ours == {"HyvLoadModel", "HyvEmptyLatent", "HyvSampler"}
+
+
+def test_the_notes_and_the_readme_predict_the_same_memory() -> None:
+    (most, least), *_ = re.findall(
+        r"^\| 960×544 \| (\S+ GB) \| (\S+ GB)", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
+    )
+    needed = notes("hyvideo_t2v")["What it needs"]
+    assert f"sampling: {most} with all of the bf16 file there; {least} with all its 60 blocks streamed" in needed
+
+
+def test_windows_need_no_more_than_their_own_length_and_caches_need_more() -> None:
+    def least(name: str) -> float:
+        return float(re.search(r"there; (\S+) GB with all its", notes(name)["What it needs"])[1])
+
+    assert least("hyvideo_long") == least("hyvideo_t2v") < least("hyvideo_fast")
+    assert least("hyvideo_image") < least("hyvideo_t2v") < least("hyvideo_batch")

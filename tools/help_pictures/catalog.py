@@ -118,12 +118,12 @@ def _saved_as(format: str, crf: int = 16) -> Graph:
 def _fitted() -> Graph:
     """A picture of another shape, brought to a size of image-to-video's."""
     colors = (0xF7F7F7, 0xD91A1A)
-    sides = ((300, 100), (70, 70))
+    sides = ((300, 60), (40, 40))
     paper, ink = (
         Node("EmptyImage", {"width": width, "height": height, "batch_size": 1, "color": color})
         for (width, height), color in zip(sides, colors, strict=True)
     )
-    place = {"x": 5, "y": 15, "resize_source": False}
+    place = {"x": 5, "y": 10, "resize_source": False}
     both = {"destination": Link("paper"), "source": Link("ink"), **place}
     fit = {"image": Link("picture"), "resolution": "360p", "frames": 129, "batch_size": 1}
     picture = Node("ImageCompositeMasked", both)
@@ -197,7 +197,7 @@ PICTURES: dict[str, Picture] = {
         Panel("image", _fitted(), Link("picture")),
         Panel("360p", _fitted(), Link("fit")),
     ),
-    "lora": tuple(Panel(f"strength {strength:g}", _night(strength)) for strength in (0.0, 0.5, 1.0)),
+    "lora": tuple(Panel(f"strength {strength:g}", _night(strength)) for strength in (0.0, 0.25, 1.0)),
     "tea_cache": tuple(
         Panel(f"threshold {threshold:g}", featured("HyvTeaCache", threshold=threshold, coefficients="HunyuanVideo"))
         for threshold in (0.0, 0.15, 0.6)

@@ -58,12 +58,11 @@ class Studio:
         return np.concatenate([frames] * panel.plays)
 
     def of_workflow(self, graph: Graph) -> drawing.Frames:
-        """What a shipped workflow decodes, or the first of its clips."""
-        name = "decode" if "decode" in graph else "clip_0"
-        if name == "clip_0":
-            first = {"vae": Link("vae"), "latent": Link("clip_0"), "tiling": "auto"}
-            graph = {**graph, "decode": Node("HyvDecode", first)}
-        return self._run(*_with_save(graph, Link("decode")))
+        """What a shipped workflow decodes; of several clips one after the other."""
+        if "decode" in graph:
+            return self._run(*_with_save(graph, Link("decode")))
+        clips = [name for name in graph if name.startswith("clip_")]
+        return np.concatenate([self._run(*_with_save(_decoding(graph, clip), Link("decode"))) for clip in clips])
 
     def _run(self, graph: Graph, save: str) -> drawing.Frames:
         prompt = api_format(_needed(graph, save), self._info)
@@ -95,6 +94,11 @@ def _with_save(graph: Graph, shown: Link) -> tuple[Graph, str]:
     if graph[shown.node].kind == "HyvSaveVideo":
         return graph, shown.node
     return {**graph, "shown": Node("HyvSaveVideo", {"images": shown, **EXACT})}, "shown"
+
+
+def _decoding(graph: Graph, clip: str) -> Graph:
+    """The graph with a node that decodes one of its clips."""
+    return {**graph, "decode": Node("HyvDecode", {"vae": Link("vae"), "latent": Link(clip), "tiling": "auto"})}
 
 
 def _needed(graph: Graph, save: str) -> Graph:

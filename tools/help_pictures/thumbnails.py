@@ -37,12 +37,13 @@ def make(frames_of: Callable[[Graph], Frames]) -> None:
 
 
 def draw(frames: Frames, title: str, is_demo: bool) -> Image.Image:
-    """Frames [T, H, W, 3] in two rows, or a single one, above the title."""
+    """Frames [T, H, W, 3] in two rows, or a single one, on a ground of their first pixel's colour; the title below."""
     width, height = SIZE_PX[0], SIZE_PX[1] - TITLE_PX
-    picture = Image.new("RGB", SIZE_PX, PAPER)
+    picture = Image.new("RGB", SIZE_PX)
     places = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int) if len(frames) > 1 else [0]
     columns = 2 if len(places) > 1 else 1
     cell = (width // columns, height // columns)
+    picture.paste(Image.fromarray(frames[0, :1, :1]).resize(SIZE_PX), (0, 0))
     for number, at in enumerate(places):
         frame = Image.fromarray(frames[at])
         scale = min(cell[0] / frame.width, cell[1] / frame.height)
