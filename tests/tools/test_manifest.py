@@ -7,19 +7,17 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
-from importlib.metadata import requires, version
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from comfy_cli.file_utils import zip_files
 from comfy_cli.registry.config_parser import extract_node_configuration
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
 
 import hyvideo_core
-from tools import comfyui
+from tools import bare_host, comfyui
 from tools.client import ComfyClient
 from tools.paths import ROOT
 from tools.server import PACK_NAME
@@ -73,33 +71,7 @@ def test_the_pictures_are_in_the_repository_and_of_the_registrys_shape(manifest,
 # --- requirements ---------------------------------------------------------------------------------------------
 
 
-def lines(path: Path) -> list[Requirement]:
-    texts = (line.partition("#")[0].strip() for line in path.read_text("utf-8").splitlines())
-    return [Requirement(text) for text in texts if text]
-
-
-REQUIREMENTS = lines(ROOT / "requirements.txt")
-
-
-def needed(requirement: Requirement) -> Iterator[Requirement]:
-    """What an installed package needs in its turn, without its extras."""
-    for text in requires(requirement.name) or []:
-        found = Requirement(text)
-        if found.marker is None or found.marker.evaluate({"extra": ""}):
-            yield found
-
-
-def hosts_packages() -> set[str]:
-    """Everything that comes with ComfyUI's own requirements."""
-    host = comfyui.locate()
-    waiting, found = lines(host / "requirements.txt"), set()
-    while waiting:
-        requirement = waiting.pop()
-        name = canonicalize_name(requirement.name)
-        if name not in found:
-            found.add(name)
-            waiting += needed(requirement)
-    return found
+REQUIREMENTS = bare_host.requirements(ROOT / "requirements.txt")
 
 
 def test_the_manifest_names_the_requirements(manifest):
@@ -108,10 +80,10 @@ def test_the_manifest_names_the_requirements(manifest):
 
 def test_no_requirement_touches_a_package_of_the_host():
     """ComfyUI-Manager installs them line by line: pip then changes nothing that is there already and suffices."""
-    host = hosts_packages()
+    host = bare_host.packages(comfyui.locate())
     for requirement in REQUIREMENTS:
         assert canonicalize_name(requirement.name) not in host
-        for dependency in needed(requirement):
+        for dependency in bare_host.needed(requirement):
             assert canonicalize_name(dependency.name) in host, f"{requirement.name} would bring {dependency.name}"
             # No upper bound, which a later ComfyUI could be above.
             assert {each.operator for each in dependency.specifier} <= {">="}
@@ -127,6 +99,7 @@ def tracked(pattern: str = "*") -> list[Path]:
     return [ROOT / name for name in told.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern")  # comfy-cli's own
 def test_the_archive_holds_what_runs_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     zip_files(tmp_path / "node.zip")
