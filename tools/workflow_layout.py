@@ -56,7 +56,7 @@ PLACES: dict[str, tuple[Column, int]] = {
     "HyvSavePrompt": (PROMPT, 180),
     "CLIPTextEncode": (PROMPT, 220),
     "FluxGuidance": (PROMPT, 80),
-    "HyvEmptyLatent": (PICTURES, 210),
+    "HyvEmptyLatent": (PICTURES, 390),
     "LoadImage": (PICTURES, 360),
     "LoadVideo": (PICTURES, 360),
     "GetVideoComponents": (PICTURES, 110),
@@ -90,6 +90,8 @@ PLACES: dict[str, tuple[Column, int]] = {
     "SaveVideo": (SAVE, 440),
     "SaveImage": (SAVE, 400),
 }
+#: What a node grows by when a run first shows its preview there (``web/preview/panel.js``): room kept below it.
+GROWTH_PX = dict.fromkeys(("HyvSampler", "HyvFlowEdit", "HyvInvert"), 300)
 #: Of the text of a note: what fits in a line of its width, what a line takes, and what is above and below them all.
 NOTE_LINE_CHARACTERS, NOTE_LINE_PX, NOTE_MARGIN_PX = 72, 17, 40
 LINK = re.compile(r"\[([^]]+)\]\([^)]+\)")
@@ -97,12 +99,18 @@ LINK = re.compile(r"\[([^]]+)\]\([^)]+\)")
 
 @dataclass(frozen=True)
 class Box:
-    """Where a node's body stands, in px: its left and upper edge, its width and its height."""
+    """Where a node's body stands, in px: its left and upper edge, its width, its height, and the room kept below."""
 
     left: int
     top: int
     width: int
     height: int
+    room: int = 0
+
+    @property
+    def bottom(self) -> int:
+        """The lower edge of the body and its room."""
+        return self.top + self.height + self.room
 
 
 def boxes(graph: Graph, notes: Sequence[Note]) -> tuple[dict[str, Box], list[Box]]:
@@ -111,12 +119,12 @@ def boxes(graph: Graph, notes: Sequence[Note]) -> tuple[dict[str, Box], list[Box
     lefts = dict(zip(columns, _lefts(columns), strict=True))
     below = dict.fromkeys(columns, 0)
 
-    def next_in(column: Column, height: int) -> Box:
-        box = Box(lefts[column], below[column], column.width_px, height)
-        below[column] += height + TITLE_PX + GAP_PX
+    def next_in(column: Column, height: int, room: int = 0) -> Box:
+        box = Box(lefts[column], below[column], column.width_px, height, room)
+        below[column] = box.bottom + TITLE_PX + GAP_PX
         return box
 
-    nodes = {name: next_in(*PLACES[node.kind]) for name, node in graph.items()}
+    nodes = {name: next_in(*PLACES[node.kind], GROWTH_PX.get(node.kind, 0)) for name, node in graph.items()}
     return nodes, [next_in(ABOUT, note_height_px(note.text)) for note in notes]
 
 
@@ -128,7 +136,7 @@ def groups(graph: Graph, notes: Sequence[Note]) -> list[Json]:
     for number, (column, left) in enumerate(zip(columns, _lefts(columns), strict=True), start=1):
         inside = [box for box in (*nodes.values(), *texts) if box.left == left]
         top = -TITLE_PX - GROUP_TITLE_PX
-        height = max(box.top + box.height for box in inside) + GAP_PX - top
+        height = max(box.bottom for box in inside) + GAP_PX - top
         bounding = [left - GAP_PX, top, column.width_px + 2 * GAP_PX, height]
         found.append(
             {

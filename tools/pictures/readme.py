@@ -51,14 +51,15 @@ def make(host: Path) -> None:
     root = frontends.ensure(frontends.NEWEST[0])
     browser = chromium.ensure()
     with Server(host, DEMO_BASE, arguments=["--front-end-root", str(root)]) as server:
-        with step("Making the clip"), server.client() as client:
-            make_clip(client, server.output, FOLDER / "clip.webp")
         with (
             step("Making the picture of the graph"),
             sync_playwright() as playwright,
-            opened(playwright, browser, server.url, NODES_2) as page,
+            opened(playwright, browser, server.url, NODES_2, pixels=2) as page,
         ):
             make_graph(page, FOLDER / "graph.png")
+        # After it: what was made once already would show no preview.
+        with step("Making the clip"), server.client() as client:
+            make_clip(client, server.output, FOLDER / "clip.webp")
 
 
 def make_clip(client: ComfyClient, output: Path, target: Path) -> None:
