@@ -13,6 +13,16 @@ from tools.client import ComfyError
 from tools.tensor_file import write as write_tensors
 
 PATH = "/hyvideo/plan"
+#: Large enough for the second prompt to show in the two digits of the log.
+BOTH_PROMPTS = {
+    "size.resolution.width": 384,
+    "size.resolution.height": 384,
+    "size.frames": 17,
+    "sampler.steps": 1,
+    "sampler.cfg": 3.0,
+    "sampler.negative": ["prompt", 1],
+    "sampler.batched_cfg": True,
+}
 SIZE = {"width": jobs.WIDTH_PX, "height": jobs.HEIGHT_PX, "frames": jobs.FRAMES}
 
 
@@ -84,7 +94,7 @@ def test_the_plan_is_the_one_that_hyvideo_plan_tells(studio, by_names):
         {"size.frames": 33, "size.batch_size": 2},
         {"model.attention": "chunked"},
         {"model.storage": "fp8"},
-        {"sampler.cfg": 3.0, "sampler.negative": ["prompt", 1], "sampler.batched_cfg": True},
+        BOTH_PROMPTS,
     ],
     ids=["as it is", "longer, two clips", "another kernel", "fp8", "both prompts at once"],
 )
