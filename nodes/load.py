@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-import folder_paths
 from comfy_api.latest import io
 
 from hyvideo_core.attention.registry import KERNELS
@@ -182,7 +181,7 @@ class HyvLoadTextEncoders(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "vision",
-                    options=[NO_VISION, *models.vision_towers()],
+                    options=models.vision_towers(first=(NO_VISION,)),
                     default=NO_VISION,
                     optional=True,
                     tooltip="Needed only by HyVideo Encode Prompt with Images, to see them: "
@@ -231,7 +230,7 @@ class HyvLoadVAE(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "vae",
-                    options=folder_paths.get_filename_list("vae"),
+                    options=models.files("vae"),
                     tooltip="hunyuan_video_vae_bf16.safetensors from models/vae.",
                 ),
                 io.Combo.Input(
@@ -247,10 +246,10 @@ class HyvLoadVAE(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, vae: str, dtype: str) -> str:
-        return str(FileVersion.of(folder_paths.get_full_path_or_raise("vae", vae)))
+        return str(FileVersion.of(models.file("vae", vae)))
 
     @classmethod
     def execute(cls, vae: str, dtype: str) -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise("vae", vae)
+        path = models.file("vae", vae)
         logger.info("%s: %s", vae, describe_vae(path))
         return io.NodeOutput(VAEHandle(FileVersion.of(path), dtype))

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
-import folder_paths
 from comfy_api.latest import io, ui
 
 from hyvideo_core.errors import HyVideoError
 from hyvideo_core.weights import Lora
 
-from . import host, memory, planning, text
+from . import host, memory, models, planning, text
 from .adapt import latent_samples
 from .handles import CATEGORY, FileVersion, HyvModel, HyvTextEncoders, ModelHandle, TextEncodersHandle
 
@@ -32,7 +30,7 @@ class HyvLora(io.ComfyNode):
                 HyvModel.Input("model", tooltip="From HyVideo Load Model or another HyVideo LoRA."),
                 io.Combo.Input(
                     "lora",
-                    options=folder_paths.get_filename_list("loras"),
+                    options=models.files("loras"),
                     tooltip="A file from models/loras, in any of the published key formats.",
                 ),
                 io.Float.Input(
@@ -66,13 +64,13 @@ class HyvLora(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora: str, **_: Any) -> str:
-        return str(FileVersion.of(folder_paths.get_full_path_or_raise("loras", lora)))
+        return str(FileVersion.of(models.file("loras", lora)))
 
     @classmethod
     def execute(
         cls, model: ModelHandle, lora: str, strength: float, blocks: str = "", apply: str = "while running"
     ) -> io.NodeOutput:
-        path = Path(folder_paths.get_full_path_or_raise("loras", lora))
+        path = models.file("loras", lora)
         try:
             added = Lora(path, strength, blocks)
         except ValueError as error:

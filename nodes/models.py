@@ -7,6 +7,8 @@ from pathlib import Path
 
 import folder_paths
 
+from .names import FileNames, spellings
+
 #: What the host lists as a model file, and GGUF, which it does not.
 SUFFIXES = {*folder_paths.supported_pt_extensions, ".gguf"}
 #: Our own lists of the host's folders, so that files of every suffix are in them.
@@ -31,56 +33,66 @@ for _ours, _hosts in ((TRANSFORMERS, "diffusion_models"), (TEXT_ENCODERS, "text_
     folder_paths.folder_names_and_paths[_ours] = (folder_paths.get_folder_paths(_hosts), SUFFIXES)
 
 
-def transformers() -> list[str]:
+def files(key: str, first: tuple[str, ...] = ()) -> FileNames:
+    """The host's files of a kind, after the choices ``first``."""
+    return FileNames(folder_paths.get_filename_list(key), first)
+
+
+def file(key: str, choice: str) -> Path:
+    """Where the chosen file of a kind is."""
+    found = (folder_paths.get_full_path(key, spelling) for spelling in spellings(choice))
+    return Path(next(filter(None, found), None) or folder_paths.get_full_path_or_raise(key, choice))
+
+
+def transformers() -> FileNames:
     """Files, and diffusers' folders by their path inside their models folder."""
     choices = set(folder_paths.get_filename_list(TRANSFORMERS))
     for root in _roots(DIFFUSERS_FOLDERS, "diffusion_models"):
         for config in (*root.glob("*/config.json"), *root.glob("*/transformer/config.json")):
             if _class_in(config) == DIFFUSERS_CLASS:
                 choices.add(config.parent.relative_to(root).as_posix())
-    return sorted(choices)
+    return FileNames(choices)
 
 
 def transformer(choice: str) -> Path:
     """Where the chosen transformer is."""
-    return _folder(choice, _roots(DIFFUSERS_FOLDERS, "diffusion_models")) or _file(TRANSFORMERS, choice)
+    return _folder(choice, _roots(DIFFUSERS_FOLDERS, "diffusion_models")) or file(TRANSFORMERS, choice)
 
 
-def text_encoders() -> list[str]:
+def text_encoders() -> FileNames:
     """Files, and folders with a config.json by their path inside their models folder."""
     choices = set(folder_paths.get_filename_list(TEXT_ENCODERS))
     for root in _roots(TEXT_FOLDERS, "text_encoders"):
         choices |= {found.parent.relative_to(root).as_posix() for found in root.glob("*/config.json")}
-    return sorted(choices)
+    return FileNames(choices)
 
 
 def text_encoder(choice: str) -> Path:
     """Where the chosen text encoder is."""
-    return _folder(choice, _roots(TEXT_FOLDERS, "text_encoders")) or _file(TEXT_ENCODERS, choice)
+    return _folder(choice, _roots(TEXT_FOLDERS, "text_encoders")) or file(TEXT_ENCODERS, choice)
 
 
-def vision_towers() -> list[str]:
+def vision_towers(first: tuple[str, ...] = ()) -> FileNames:
     """The host's files of CLIP vision, and everything among the text encoders: a whole LLaVA has its own eyes."""
-    return sorted({*folder_paths.get_filename_list(VISION_TOWERS), *text_encoders()})
+    return FileNames([*folder_paths.get_filename_list(VISION_TOWERS), *text_encoders()], first)
 
 
 def vision_tower(choice: str) -> Path:
     """Where the chosen vision tower is."""
-    found = folder_paths.get_full_path(VISION_TOWERS, choice)
-    return Path(found) if found else text_encoder(choice)
+    is_file = any(folder_paths.get_full_path(VISION_TOWERS, spelling) for spelling in spellings(choice))
+    return file(VISION_TOWERS, choice) if is_file else text_encoder(choice)
 
 
-def language_models() -> list[str]:
+def language_models(first: tuple[str, ...] = ()) -> FileNames:
     """Folders among the text encoders whose configuration says that they write text."""
     roots = _roots(TEXT_FOLDERS, "text_encoders")
-    return sorted(
-        {
-            found.parent.relative_to(root).as_posix()
-            for root in roots
-            for found in root.glob("*/config.json")
-            if any(name.endswith(WRITERS) for name in _classes_in(found))
-        }
+    names = (
+        found.parent.relative_to(root).as_posix()
+        for root in roots
+        for found in root.glob("*/config.json")
+        if any(name.endswith(WRITERS) for name in _classes_in(found))
     )
+    return FileNames(names, first)
 
 
 def _roots(names: tuple[str, ...], host_key: str) -> list[Path]:
@@ -90,12 +102,9 @@ def _roots(names: tuple[str, ...], host_key: str) -> list[Path]:
 
 
 def _folder(choice: str, roots: list[Path]) -> Path | None:
-    inside = (root / choice for root in roots if (root / choice).resolve().is_relative_to(root.resolve()))
+    folders = ((root, root / spelling) for spelling in spellings(choice) for root in roots)
+    inside = (folder for root, folder in folders if folder.resolve().is_relative_to(root.resolve()))
     return next((folder for folder in inside if folder.is_dir()), None)
-
-
-def _file(key: str, choice: str) -> Path:
-    return Path(folder_paths.get_full_path_or_raise(key, choice))
 
 
 def _classes_in(config: Path) -> list[str]:

@@ -48,7 +48,7 @@ class Panel:
         self._send(PROGRESS, {"state": state, "lines": list(lines)})
 
     def show(self, clip: Clip, took: Callable[[float], None]) -> None:
-        """Show a clip; ``took`` hears the seconds that encoding took, in another thread."""
+        """Show a clip; ``took`` hears, in another thread, the seconds that a processor was busy encoding it."""
         self._encoding = self._thread.submit(self._encode, clip, took)
 
     def close(self) -> None:
@@ -56,7 +56,7 @@ class Panel:
         self._thread.shutdown()
 
     def _encode(self, clip: Clip, took: Callable[[float], None]) -> None:
-        started = time.perf_counter()
+        started = time.thread_time()
         try:
             made = vars(sheet(clip))
             image = "data:image/jpeg;base64," + base64.b64encode(made.pop("jpeg")).decode()
@@ -64,7 +64,7 @@ class Panel:
         except Exception:
             # Nothing waits for this thread; what went wrong would never be seen.
             logger.warning("A preview could not be shown. The video is not affected.", exc_info=True)
-        took(time.perf_counter() - started)
+        took(time.thread_time() - started)
 
     def _send(self, event: str, data: dict[str, Any]) -> None:
         PromptServer.instance.send_sync(event, self._job | data, self._client_id)

@@ -52,7 +52,7 @@ class HyvRewritePrompt(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "llm",
-                    options=[NO_MODEL, *models.language_models()],
+                    options=models.language_models(first=(NO_MODEL,)),
                     default=NO_MODEL,
                     tooltip="A folder in models/LLM with an instruction-following language model as Hugging Face has "
                     "them, such as Qwen3-4B-Instruct-2507. none: copy the request into any chat.",

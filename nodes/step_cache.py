@@ -16,6 +16,7 @@ from hyvideo_core.extensions.step_cache import DEVICES, StepCache
 from hyvideo_core.extensions.tea_cache_calibration import fitted, note_pair, noted_pairs
 from hyvideo_core.sample.seams import Extension
 
+from . import models
 from .handles import CATEGORY, FileVersion, ModelHandle, with_feature
 from .length import interval, interval_inputs, model_input, model_output
 
@@ -55,7 +56,7 @@ class HyvTeaCache(io.ComfyNode):
                 _threshold_input(TEA, "0.1 and 0.15 are its authors' for HunyuanVideo"),
                 io.Combo.Input(
                     "coefficients",
-                    options=[PUBLISHED, *folder_paths.get_filename_list(FOLDER)],
+                    options=models.files(FOLDER, first=(PUBLISHED,)),
                     default=PUBLISHED,
                     optional=True,
                     tooltip="How the change of the input tells that of the result. HunyuanVideo: its authors' for the "
@@ -267,7 +268,7 @@ def _with_cache(model: ModelHandle, cache: StepCache | TeaCacheCalibration) -> M
 
 
 def _calibration(name: str) -> Path:
-    return Path(folder_paths.get_full_path_or_raise(FOLDER, name))
+    return models.file(FOLDER, name)
 
 
 def _measured(path: Path) -> tuple[float, ...]:

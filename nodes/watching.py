@@ -14,6 +14,7 @@ from PIL import Image
 
 from hyvideo_core.errors import CheckpointError
 from hyvideo_core.preview import Clip, LatentRGB, Previewer, Taehv, load_taehv, own_rows
+from hyvideo_core.preview.budget import SHARE
 from hyvideo_core.preview.latent_rgb import Rows
 from hyvideo_core.sample import Step
 from hyvideo_core.sampling_plan import SamplingPlan
@@ -147,7 +148,13 @@ class Watch(AbstractContextManager["Watch"]):
         stopped = ["stopped"] if state == panel.STOPPED else []
         peak = [self._peak] if state == panel.FINISHED else []
         told = [*stopped, self._progress.line, *self._plan.describe().splitlines(), *peak, *self._notes]
-        self._panel.tell(state, [line for line in (*told, self._shown, self._watching.remark) if line])
+        self._panel.tell(state, [line for line in (*told, self._shown, self._awaited(), self._watching.remark) if line])
+
+    def _awaited(self) -> str:
+        previewer = self._watching.previewer
+        if previewer is None or not previewer.awaited:
+            return ""
+        return f"{previewer.awaited} is ready, and is shown once it takes no more than {SHARE:.0%} of the steps' time"
 
 
 def _still(clip: Clip) -> tuple[str, Image.Image, int]:

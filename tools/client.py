@@ -1,4 +1,7 @@
-"""ComfyUI's HTTP and websocket interface as a small client with readable errors."""
+"""ComfyUI's HTTP and websocket interface as a small client with readable errors, for tests and tools.
+
+It loses no event and survives a dropped socket. What users copy is one short file: ``workflows/api/client.py``.
+"""
 
 from __future__ import annotations
 

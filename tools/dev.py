@@ -5,7 +5,7 @@ python tools/dev.py test      every check and every test
 python tools/dev.py serve     ComfyUI with this pack, in the browser
 python tools/dev.py doctor    what works here, what is missing and where to get it
 python tools/dev.py workflows write workflows/ anew after a change of nodes or graphs
-python tools/dev.py pictures  make the pictures of the README anew, in a browser
+python tools/dev.py pictures  make the pictures of the help pages and README and the templates' thumbnails anew
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="open ComfyUI with this pack")
     serve.add_argument("--port", type=int, default=8188, help="port on 127.0.0.1 (default: %(default)s)")
     commands.add_parser("workflows", help="write workflows/ and docs/nodes.md anew")
-    commands.add_parser("pictures", help="make the pictures of the README anew, in a browser")
+    pictures = commands.add_parser("pictures", help="make the pictures of help and README and the thumbnails anew")
+    pictures.add_argument("names", nargs="*", help="only these, 'screens', 'thumbnails' or 'readme' among them")
     commands.add_parser("doctor", help="report versions, GPU, kernels and model files; changes nothing")
     return top
 
@@ -86,9 +87,9 @@ def run(arguments: argparse.Namespace, pytest_args: list[str], host: Path) -> in
 
         return workflows.run(host)
     if arguments.command == "pictures":
-        from tools.browser import pictures
+        from tools.pictures import making
 
-        return pictures.run(host)
+        return making.run(host, arguments.names)
     from tools import checks
 
     return checks.run(pytest_args)

@@ -12,7 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from tools import locales, node_reference
+from tools import locales, node_reference, workflow_notes
 from tools import workflow_layout as layout
 from tools.paths import DEMO_BASE, ROOT
 from tools.server import PACK_NAME, Server
@@ -56,12 +56,12 @@ def write_all(object_info: Json) -> None:
 
 
 def api_format(graph: Graph, object_info: Json) -> Json:
-    """The form that ``POST /prompt`` takes; titles are those that the browser shows."""
+    """The form that ``POST /prompt`` takes, with all widgets and titles, as the browser exports it."""
     ids = _ids(graph)
     return {
         str(ids[name]): {
             "class_type": node.kind,
-            "inputs": {key: _api_value(value, ids) for key, value in node.inputs.items()},
+            "inputs": _api_inputs(node, ids, object_info[node.kind]),
             "_meta": {"title": node.title or object_info[node.kind]["display_name"] or node.kind},
         }
         for name, node in graph.items()
@@ -71,21 +71,23 @@ def api_format(graph: Graph, object_info: Json) -> Json:
 def ui_format(name: str, graph: Graph, models: Files, object_info: Json) -> Json:
     """The form that the browser opens."""
     ids = _ids(graph)
-    note_id = len(ids) + 1
     links = _links(graph, ids, object_info)
-    boxes = layout.boxes(graph)
+    notes = workflow_notes.notes(name, graph, models)
+    boxes, note_boxes = layout.boxes(graph, notes)
     nodes = []
     for key, node in graph.items():
-        position, size = boxes[key]
-        nodes.append(_ui_node(ids[key], node, links, models, object_info) | {"pos": position, "size": size})
+        place = {"pos": [boxes[key].left, boxes[key].top], "size": [boxes[key].width, boxes[key].height]}
+        nodes.append(_ui_node(ids[key], node, links, models, object_info) | place)
+    for number, (note, box) in enumerate(zip(notes, note_boxes, strict=True), start=len(ids) + 1):
+        nodes.append(layout.note_node(note, box, number))
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{PACK_NAME}/{name}")),
         "revision": 0,
-        "last_node_id": note_id,
+        "last_node_id": len(nodes),
         "last_link_id": max(link[0] for link in links),
-        "nodes": [*nodes, layout.note(graph, note_id, models.note_title, models.note)],
+        "nodes": nodes,
         "links": links,
-        "groups": layout.groups(graph),
+        "groups": layout.groups(graph, notes),
         "config": {},
         "extra": {"ds": {"scale": 0.7, "offset": [140, 200]}},
         "version": 0.4,
@@ -96,8 +98,10 @@ def _ids(graph: Graph) -> dict[str, int]:
     return {name: number for number, name in enumerate(graph, start=1)}
 
 
-def _api_value(value: Any, ids: dict[str, int]) -> Any:
-    return [str(ids[value.node]), value.slot] if isinstance(value, Link) else value
+def _api_inputs(node: Node, ids: dict[str, int], info: Json) -> Json:
+    """Widgets in their order, those that the graph does not mention with their defaults, and then the wires."""
+    wires = {key: [str(ids[value.node]), value.slot] for key, value in node.inputs.items() if isinstance(value, Link)}
+    return _widgets(node, _specs(info)) | wires
 
 
 def _links(graph: Graph, ids: dict[str, int], object_info: Json) -> list[list[Any]]:
@@ -168,22 +172,29 @@ def _sockets(node: Node, info: Json) -> dict[str, str]:
     return found
 
 
-def _widget_values(node: Node, specs: dict[str, list[Any]], prefix: str = "") -> list[Any]:
-    """Values in the order of the widgets; a dynamic choice is followed by the widgets it brings."""
-    values: list[Any] = []
+def _widgets(node: Node, specs: dict[str, list[Any]], prefix: str = "") -> Json:
+    """Each widget's value in the order of the widgets; a dynamic choice is followed by the widgets it brings."""
+    values: Json = {}
     for name, spec in specs.items():
         if not _is_widget(spec):
             continue
         key = prefix + name
         options = spec[1] if len(spec) > 1 else {}
         choices = options["options"] if spec[0] == DYNAMIC else []
-        value = node.inputs.get(key, choices[0]["key"] if choices else options.get("default"))
-        values.append(value)
-        if name in SEEDS:
-            values.append("fixed")
+        values[key] = node.inputs.get(key, choices[0]["key"] if choices else options.get("default"))
         if choices:
-            chosen = next(option for option in choices if option["key"] == value)
-            values += _widget_values(node, _specs({"input": chosen["inputs"]}), prefix=f"{key}.")
+            chosen = next(option for option in choices if option["key"] == values[key])
+            values |= _widgets(node, _specs({"input": chosen["inputs"]}), prefix=f"{key}.")
+    return values
+
+
+def _widget_values(node: Node, specs: dict[str, list[Any]]) -> list[Any]:
+    """The values as the browser stores them: a seed is followed by its "control after generate"."""
+    values: list[Any] = []
+    for key, value in _widgets(node, specs).items():
+        values.append(value)
+        if key.rpartition(".")[2] in SEEDS:
+            values.append("fixed")
     return values
 
 

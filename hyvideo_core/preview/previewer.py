@@ -18,6 +18,10 @@ from hyvideo_core.preview.sheet import sheet
 
 logger = logging.getLogger(__name__)
 
+#: A preview may take so many times what the last one took, as the machine may have more to do: it is made where even
+#: that is affordable.
+MARGIN = 2.0
+
 
 class Method(Protocol):
     """A way to make a clip of latents [B, 16, T, H, W] in model space."""
@@ -40,6 +44,12 @@ class Previewer:
         self._seconds: dict[str, float] = {}
         self._shown: Method | None = None
         self._encoding_s = 0.0
+
+    @property
+    def awaited(self) -> str:
+        """The finer method's name, until it has been affordable for the first time; else empty."""
+        best = self._methods[0] if self._methods else self._quick
+        return "" if best in (self._quick, self._shown) else best.name
 
     def rehearse(self, height: int, width: int, device: torch.device) -> None:
         """Prepare all methods on one latent frame of this size, and measure the fine one, before the run begins."""
@@ -79,7 +89,7 @@ class Previewer:
         frames = min(len(latents), MAX_CLIPS) * latents.shape[2]
         for method in self._methods:
             per_frame = self._seconds.get(method.name)
-            if per_frame is None or self.budget.affords(per_frame * frames + self._encoding_s):
+            if per_frame is None or self.budget.affords(MARGIN * (per_frame * frames + self._encoding_s)):
                 return method
             if method is self._shown:
                 # A finer picture is not replaced by a coarser one.

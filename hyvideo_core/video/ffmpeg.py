@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
-import imageio_ffmpeg
 import numpy as np
 
 from hyvideo_core.errors import HyVideoError
@@ -20,6 +19,8 @@ from hyvideo_core.video.frames import Frame
 #: Called often while ffmpeg works; whatever it raises stops ffmpeg.
 Stop = Callable[[], None]
 
+#: Names the ffmpeg to use in place of the package's.
+VARIABLE = "IMAGEIO_FFMPEG_EXE"
 LOG = "ffmpeg.log"
 #: Characters of ffmpeg's own words in an error: the last ones name the cause.
 TOLD = 600
@@ -34,14 +35,21 @@ def program() -> str:
     Raises ``HyVideoError`` if there is none.
     """
     try:
-        path = str(imageio_ffmpeg.get_ffmpeg_exe())
-    except RuntimeError as error:
+        path = os.environ.get(VARIABLE) or _packaged()
+    except (ImportError, RuntimeError) as error:
         raise HyVideoError(
             "There is no ffmpeg to write videos with. Install the package imageio-ffmpeg in ComfyUI's Python, or set "
             "the environment variable IMAGEIO_FFMPEG_EXE to an ffmpeg."
         ) from error
     # It runs in other folders.
     return os.path.abspath(path) if os.path.dirname(path) else path
+
+
+def _packaged() -> str:
+    """The package's own program. Imported only here: what saves no video works without it."""
+    import imageio_ffmpeg
+
+    return str(imageio_ffmpeg.get_ffmpeg_exe())
 
 
 def encoders() -> frozenset[str]:

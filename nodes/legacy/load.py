@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import folder_paths
 import torch
 from comfy_api.latest import io
 
@@ -171,9 +170,7 @@ class HyVideoVAELoader(io.ComfyNode):
             description="Old: use HyVideo Load VAE.",
             is_deprecated=True,
             inputs=[
-                io.Combo.Input(
-                    "model_name", options=folder_paths.get_filename_list("vae"), tooltip="A file from models/vae."
-                ),
+                io.Combo.Input("model_name", options=models.files("vae"), tooltip="A file from models/vae."),
                 io.Combo.Input(
                     "precision", options=["fp16", "fp32", "bf16"], default="bf16", optional=True, tooltip="Precision."
                 ),
@@ -186,11 +183,11 @@ class HyVideoVAELoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model_name: str, **_: Any) -> str:
-        return str(FileVersion.of(folder_paths.get_full_path_or_raise("vae", model_name)))
+        return str(FileVersion.of(models.file("vae", model_name)))
 
     @classmethod
     def execute(cls, model_name: str, precision: str = "bf16", compile_args: Any = None) -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise("vae", model_name)
+        path = models.file("vae", model_name)
         remarks = (
             [] if compile_args is None else ["compile_args has no counterpart for the VAE, which is not compiled."]
         )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import folder_paths
 from comfy_api.latest import io
 
 from hyvideo_core.text import VIDEO, Template
 from hyvideo_core.weights import Lora
 
+from .. import models
 from ..handles import FileVersion
 from . import settings, sockets
 from .sockets import CATEGORY, percent_inputs, result, unused
@@ -106,9 +105,7 @@ class HyVideoLoraSelect(io.ComfyNode):
             description="Old: use HyVideo LoRA.",
             is_deprecated=True,
             inputs=[
-                io.Combo.Input(
-                    "lora", options=folder_paths.get_filename_list("loras"), tooltip="A file from models/loras."
-                ),
+                io.Combo.Input("lora", options=models.files("loras"), tooltip="A file from models/loras."),
                 io.Float.Input(
                     "strength", default=1.0, min=-10.0, max=10.0, step=0.0001, tooltip="How strongly it acts."
                 ),
@@ -122,13 +119,13 @@ class HyVideoLoraSelect(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, lora: str, **_: Any) -> str:
-        return str(FileVersion.of(folder_paths.get_full_path_or_raise("loras", lora)))
+        return str(FileVersion.of(models.file("loras", lora)))
 
     @classmethod
     def execute(
         cls, lora: str, strength: float, prev_lora: tuple[Lora, ...] | None = None, blocks: str | None = None
     ) -> io.NodeOutput:
-        added = Lora(Path(folder_paths.get_full_path_or_raise("loras", lora)), strength, blocks or "")
+        added = Lora(models.file("loras", lora), strength, blocks or "")
         return result((*(prev_lora or ()), added))
 
 

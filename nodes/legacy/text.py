@@ -26,7 +26,7 @@ from hyvideo_core.text import (
 )
 from hyvideo_core.types import Conditioning
 
-from .. import host
+from .. import host, models
 from ..adapt import HostConditioning, from_host_conditioning
 from ..handles import FileVersion
 from ..text import on_demand, vision_encoder
@@ -335,22 +335,18 @@ class HyVideoTextEmbedsLoad(io.ComfyNode):
             category=CATEGORY,
             description="Old: use HyVideo Load Prompt. Reads what the old pack saved.",
             is_deprecated=True,
-            inputs=[
-                io.Combo.Input(
-                    "embeds", options=folder_paths.get_filename_list(SAVED), tooltip=f"A file of output/{SAVED}."
-                )
-            ],
+            inputs=[io.Combo.Input("embeds", options=models.files(SAVED), tooltip=f"A file of output/{SAVED}.")],
             outputs=[sockets.Embeds.Output("hyvid_embeds")],
         )
 
     @classmethod
     def fingerprint_inputs(cls, embeds: str) -> str:
-        return str(FileVersion.of(folder_paths.get_full_path_or_raise(SAVED, embeds)))
+        return str(FileVersion.of(models.file(SAVED, embeds)))
 
     @classmethod
     def execute(cls, embeds: str) -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise(SAVED, embeds)
-        return result(_from_tensors(comfy.utils.load_torch_file(path, safe_load=True), embeds))
+        path = models.file(SAVED, embeds)
+        return result(_from_tensors(comfy.utils.load_torch_file(str(path), safe_load=True), embeds))
 
 
 def _embeds(

@@ -230,13 +230,27 @@ class ComfyPage:
 
 @contextmanager
 def opened(
-    playwright: Playwright, chromium: Path, url: str, canvas: str, settings: Mapping[str, Any] | None = None
+    playwright: Playwright,
+    chromium: Path,
+    url: str,
+    canvas: str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    pixels: int = 1,
 ) -> Iterator[ComfyPage]:
-    """A page of the ComfyUI at ``url`` with this canvas, in a browser profile of its own."""
+    """A page of the ComfyUI at ``url`` with this canvas, in a browser profile of its own.
+
+    ``pixels`` of a screenshot, across and down, are of each of the page's.
+    """
     choose(url, {"Comfy.VueNodes.Enabled": CANVASES[canvas], **(settings or {})})
     with tempfile.TemporaryDirectory(prefix="hyvideo-chromium-", ignore_cleanup_errors=True) as profile:
         context = playwright.chromium.launch_persistent_context(
-            profile, executable_path=chromium, headless=True, viewport=SIZE_PX, args=[*FLAGS, OFFLINE]
+            profile,
+            executable_path=chromium,
+            headless=True,
+            viewport=SIZE_PX,
+            device_scale_factor=pixels,
+            args=[*FLAGS, OFFLINE],
         )
         try:
             page = ComfyPage(context.pages[0], url, canvas)

@@ -25,6 +25,8 @@ export function panelOf(node, job) {
 }
 
 class Panel {
+  #grown = 0;
+
   constructor(node) {
     this.node = node;
     this.player = new Player();
@@ -42,6 +44,7 @@ class Panel {
     });
     this.widget.serialize = false;
     this.root = root;
+    this.#leaveOutOfTheFile();
     this.#fit();
   }
 
@@ -73,7 +76,18 @@ class Panel {
   #fit() {
     this.root.style.minHeight = `${this.height}px`;
     const [width, height] = this.node.computeSize();
-    this.node.setSize([Math.max(width, this.node.size[0]), Math.max(height, this.node.size[1])]);
+    const now = this.node.size[1];
+    this.#grown += Math.max(0, height - now);
+    this.node.setSize([Math.max(width, this.node.size[0]), Math.max(height, now)]);
     this.node.setDirtyCanvas(true, true);
+  }
+
+  /** A saved workflow opens without the panel, so the node is saved without the room for it. */
+  #leaveOutOfTheFile() {
+    const before = this.node.onSerialize;
+    this.node.onSerialize = (data) => {
+      before?.call(this.node, data);
+      data.size = [data.size[0], data.size[1] - this.#grown];
+    };
   }
 }

@@ -1,6 +1,6 @@
 """The pictures of the README, made by the pack itself: ``docs/pictures/graph.png`` and ``docs/pictures/clip.webp``.
 
-Run ``python tools/dev.py pictures`` after a change of what they show.
+Run ``python tools/dev.py pictures readme`` after a change of what they show.
 """
 
 from __future__ import annotations
@@ -45,23 +45,21 @@ PLACE = """() => {
 }"""
 
 
-def run(host: Path) -> int:
+def make(host: Path) -> None:
     """Make both pictures."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     root = frontends.ensure(frontends.NEWEST[0])
     browser = chromium.ensure()
     with Server(host, DEMO_BASE, arguments=["--front-end-root", str(root)]) as server:
-        with step("Making the clip"), server.client() as client:
-            make_clip(client, server.output, FOLDER / "clip.webp")
         with (
             step("Making the picture of the graph"),
             sync_playwright() as playwright,
-            opened(playwright, browser, server.url, NODES_2) as page,
+            opened(playwright, browser, server.url, NODES_2, pixels=2) as page,
         ):
             make_graph(page, FOLDER / "graph.png")
-    for path in sorted(FOLDER.iterdir()):
-        print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB")
-    return 0
+        # After it: what was made once already would show no preview.
+        with step("Making the clip"), server.client() as client:
+            make_clip(client, server.output, FOLDER / "clip.webp")
 
 
 def make_clip(client: ComfyClient, output: Path, target: Path) -> None:

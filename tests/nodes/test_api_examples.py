@@ -1,0 +1,229 @@
+"""The examples that users copy from: they run as they are, and say what went wrong in the server's words."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from tools.client import ComfyClient
+from tools.demo_model.judge import obedience, see
+from tools.demo_model.world import Scene, Thing
+from tools.paths import WORKFLOWS
+from tools.server import Server, free_port
+from tools.toy_model.workflows import with_toy_files
+from tools.workflow_graphs import REAL
+
+pytestmark = pytest.mark.server
+
+PYTHON, SHELL = "client.py", "client.sh"
+SIZE_PX = (96, 48)
+PROMPT = "a red square moving right on a white background"
+#: A name that shells and URLs must quote.
+IMAGE = "ein Bild, é & 視頻.png"
+TOO_LONG = "a red circle " * 150
+
+needs_curl = pytest.mark.skipif(
+    any(shutil.which(program) is None for program in ("sh", "curl", "jq")), reason="sh, curl and jq are needed"
+)
+both = pytest.mark.parametrize("example", [PYTHON, pytest.param(SHELL, marks=needs_curl)])
+Example = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The examples with the workflows, of which one has the toy model's files, in a folder with a space."""
+    copy = tmp_path / "the pack"
+    shutil.copytree(WORKFLOWS, copy)
+    native = "hyvideo_image_native_nodes"
+    (copy / f"{native}.json").write_text(json.dumps(with_toy_files(native)), encoding="utf-8")
+    return copy
+
+
+def command(example: str, folder: Path, workflow: str, prompt: str, image: Path | None = None) -> list[str]:
+    if example == PYTHON:
+        given = ["--image", str(image)] if image else []
+        return [sys.executable, str(folder / PYTHON), "--workflow", workflow, "--prompt", prompt, *given]
+    return ["sh", str(folder / SHELL), workflow, prompt, *([str(image)] if image else [])]
+
+
+def with_server(command: list[str], url: str) -> tuple[list[str], dict[str, str]]:
+    """The command for this server, and its environment."""
+    environment = {**os.environ, "PYTHONUTF8": "1", "no_proxy": "127.0.0.1", "COMFYUI_URL": url}
+    return [*command, *(["--server", url] if PYTHON in command[1] else [])], environment
+
+
+def run(command: list[str], url: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    whole, environment = with_server(command, url)
+    return subprocess.run(whole, cwd=folder, capture_output=True, text=True, encoding="utf-8", env=environment)
+
+
+def square(path: Path) -> Path:
+    """A red square on white, where the model may go on."""
+    image = Image.new("RGB", SIZE_PX, "white")
+    ImageDraw.Draw(image).rectangle((20, 13, 41, 34), fill=(217, 26, 26))
+    image.save(path)
+    return path
+
+
+@both
+def test_an_example_makes_a_video_of_an_uploaded_image(
+    server: Server, folder: Path, tmp_path: Path, clip, example: str
+) -> None:
+    image = square(tmp_path / IMAGE)
+    done = run(command(example, folder, "hyvideo_demo_i2v", PROMPT, image), server.url, tmp_path)
+    assert done.returncode == 0, done.stderr
+    name = done.stdout.strip()
+    assert (tmp_path / name).read_bytes() == (server.output / "video" / name).read_bytes()
+    video = clip(tmp_path / name)
+    assert json.loads(video.tags["prompt"])["8"]["inputs"] == {"image": IMAGE}
+    seen = see(torch.from_numpy(video.frames).movedim(-1, 0) / 127.5 - 1)
+    assert obedience(seen, Scene(*SIZE_PX, "white", (Thing("red", "square", "right", ""),))).all
+    first = np.asarray(Image.open(image).convert("RGB"), np.float32)
+    assert np.abs(video.frames[0] - first).mean() < 20
+
+
+@both
+@pytest.mark.parametrize("workflow", ["hyvideo_demo_image", "hyvideo_image_native_nodes"])
+def test_an_example_writes_the_prompt_where_the_workflow_has_it(
+    server: Server, folder: Path, tmp_path: Path, example: str, workflow: str
+) -> None:
+    done = run(command(example, folder, workflow, "a green cross on a black background"), server.url, tmp_path)
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / done.stdout.strip()) as image:
+        assert "a green cross" in image.info["prompt"]
+
+
+@both
+def test_an_example_says_what_is_wrong_with_a_workflow(
+    server: Server, folder: Path, tmp_path: Path, example: str
+) -> None:
+    done = run(command(example, folder, "hyvideo_t2v", PROMPT), server.url, tmp_path)
+    assert done.returncode == 1
+    assert not done.stdout
+    assert "Traceback" not in done.stderr
+    for file in (REAL.model, REAL.vae, REAL.llm, REAL.clip):
+        assert re.search(rf"^node \d+, .*: Value not in list: .*{re.escape(file)}", done.stderr, re.MULTILINE)
+
+
+@both
+def test_an_example_ends_with_the_message_of_the_node_that_failed(
+    server: Server, folder: Path, tmp_path: Path, example: str
+) -> None:
+    done = run(command(example, folder, "hyvideo_demo_t2v", TOO_LONG), server.url, tmp_path)
+    assert done.returncode == 1
+    assert re.match(r"(Prompt|HyvEncodePrompt): prompt: .*has room for 255", done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@both
+def test_an_example_tells_where_no_server_answers(folder: Path, tmp_path: Path, example: str) -> None:
+    port = free_port()
+    done = run(command(example, folder, "hyvideo_demo_t2v", PROMPT), f"http://127.0.0.1:{port}", tmp_path)
+    assert done.returncode
+    assert str(port) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def endless(folder: Path) -> str:
+    """A workflow that goes on until it is stopped."""
+    workflow = json.loads((folder / "hyvideo_demo_t2v.json").read_text("utf-8"))
+    (sampler,) = (node for node in workflow.values() if node["class_type"] == "HyvSampler")
+    sampler["inputs"]["steps"] = 1000
+    (folder / "endless.json").write_text(json.dumps(workflow), encoding="utf-8")
+    return "endless"
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def running(client: ComfyClient) -> list[str]:
+    return [entry[1] for entry in client.queue_state()["queue_running"]]
+
+
+@both
+def test_an_example_tells_that_somebody_stopped_its_job(
+    server: Server, client: ComfyClient, folder: Path, tmp_path: Path, endless: str, example: str
+) -> None:
+    whole, environment = with_server(command(example, folder, endless, PROMPT), server.url)
+    with subprocess.Popen(whole, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        wait_for(lambda: bool(running(client)))
+        client.interrupt()
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "interrupted" in told
+
+
+@both
+def test_an_example_tells_that_its_job_was_cancelled_while_it_waited(
+    server: Server, client: ComfyClient, folder: Path, tmp_path: Path, endless: str, example: str
+) -> None:
+    first = client.queue(json.loads((folder / f"{endless}.json").read_text("utf-8")))
+    whole, environment = with_server(command(example, folder, "hyvideo_demo_t2v", PROMPT), server.url)
+    with subprocess.Popen(whole, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        wait_for(lambda: bool(client.queue_state()["queue_pending"]))
+        client.post("/queue", {"clear": True})
+        _, told = process.communicate(timeout=60)
+    client.interrupt(first)
+    wait_for(lambda: not running(client))
+    assert process.returncode == 1
+    assert "cancelled while it waited" in told
+
+
+@both
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signal for one process")
+def test_ctrl_c_cancels_the_job_on_the_server(
+    server: Server, client: ComfyClient, folder: Path, tmp_path: Path, endless: str, example: str
+) -> None:
+    whole, environment = with_server(command(example, folder, endless, PROMPT), server.url)
+    with subprocess.Popen(
+        whole, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as process:
+        wait_for(lambda: bool(running(client)))
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    wait_for(lambda: not running(client))
+
+
+@pytest.fixture(scope="module")
+def example_module() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("example_client", WORKFLOWS / PYTHON)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("image", "suffix"), [(b"\xff\xd8\xff\xe0", ".jpg"), (b"\x89PNG", ".png"), (b"RIFF....WEBP", ".webp")]
+)
+def test_a_preview_is_kept_under_what_it_is(
+    example_module: ModuleType, tmp_path: Path, image: bytes, suffix: str
+) -> None:
+    # Source: ComfyUI server.py, encode_bytes and send_image: the event, the image's kind, the image.
+    example_module.save_preview(b"\0\0\0\1" + b"\0\0\0\1" + image, tmp_path)
+    assert (tmp_path / f"preview{suffix}").read_bytes() == image
+
+
+def test_a_message_that_is_no_preview_is_not_kept(example_module: ModuleType, tmp_path: Path) -> None:
+    example_module.save_preview(b"\0\0\0\3" + b"\0\0\0\1" + b"text about a node", tmp_path)
+    assert not list(tmp_path.iterdir())
