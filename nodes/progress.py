@@ -35,8 +35,9 @@ class Progress:
         seconds, self._last = now - self._last, now
         mean = (now - self._started) / (done - self._first)
         self.line = f"{self._unit} {done}/{self._total} · {seconds:.2f} s · {mean * (self._total - done):.0f} s left"
-        if text and self._node_id is not None and PromptServer.instance.client_id is not None:
-            PromptServer.instance.send_progress_text(self.line, self._node_id, PromptServer.instance.client_id)
+        client_id = PromptServer.instance.client_id
+        if text and self._node_id is not None and client_id is not None:
+            PromptServer.instance.send_progress_text(self.line, self._node_id, client_id)
         self._bar.update_absolute(done, self._total, still)
         host.check_interrupt()
 

@@ -18,8 +18,8 @@ from hyvideo_core.preview.sheet import sheet
 
 logger = logging.getLogger(__name__)
 
-#: A preview may take so many times what the last one took, as the machine may have more to do: it is made where even
-#: that is affordable.
+#: A preview may take so many times the least that one has taken, as the machine may have more to do: it is made where
+#: even that is affordable. What it did take is paid for before the next.
 MARGIN = 2.0
 
 
@@ -40,7 +40,7 @@ class Previewer:
         self.budget = Budget(share)
         self._quick = quick
         self._methods = [quick] if fine is None else [fine, quick]
-        #: What each method takes for a latent frame of a clip. What has not been measured is tried.
+        #: The least that each method has taken for a latent frame of a clip.
         self._seconds: dict[str, float] = {}
         self._shown: Method | None = None
         self._encoding_s = 0.0
@@ -52,7 +52,7 @@ class Previewer:
         return "" if best in (self._quick, self._shown) else best.name
 
     def rehearse(self, height: int, width: int, device: torch.device) -> None:
-        """Prepare all methods on one latent frame of this size, and measure the fine one, before the run begins."""
+        """Prepare and measure all methods on one latent frame of this size, before the run begins."""
         frame = torch.zeros(1, 16, 1, height, width, device=device)
         for method in list(self._methods):
             try:
@@ -64,8 +64,7 @@ class Previewer:
             except Exception as error:
                 self._give_up(method, error)
                 continue
-            if method is not self._quick:
-                self._seconds[method.name] = time.perf_counter() - started
+            self._seconds[method.name] = time.perf_counter() - started
 
     def start(self) -> None:
         """The first step begins now."""
@@ -88,8 +87,9 @@ class Previewer:
     def _affordable(self, latents: torch.Tensor) -> Method | None:
         frames = min(len(latents), MAX_CLIPS) * latents.shape[2]
         for method in self._methods:
-            per_frame = self._seconds.get(method.name)
-            if per_frame is None or self.budget.affords(MARGIN * (per_frame * frames + self._encoding_s)):
+            expected_s = self._seconds.get(method.name, 0.0) * frames + self._encoding_s
+            is_first = method is self._quick and self._shown is None
+            if is_first or self.budget.affords(MARGIN * expected_s):
                 return method
             if method is self._shown:
                 # A finer picture is not replaced by a coarser one.
@@ -106,7 +106,8 @@ class Previewer:
             return None
         seconds = time.perf_counter() - started
         self.budget.spend(seconds)
-        self._seconds[method.name] = seconds / (min(len(latents), MAX_CLIPS) * latents.shape[2])
+        per_frame = seconds / (min(len(latents), MAX_CLIPS) * latents.shape[2])
+        self._seconds[method.name] = min(per_frame, self._seconds.get(method.name, per_frame))
         self._shown = method
         return clip
 

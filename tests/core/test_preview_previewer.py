@@ -102,6 +102,20 @@ def test_until_the_finer_method_is_affordable_the_quick_one_is_shown_and_afterwa
     assert previews.awaited == ""
 
 
+def test_one_preview_that_took_long_is_paid_for_and_does_not_end_them(clock: Clock) -> None:
+    quick = Timed("quick", clock, 0.001)
+    previews = Previewer(quick)
+    previews.rehearse(2, 2, torch.device("cpu"))
+    previews.start()
+    made = []
+    for number in range(1, 8):
+        clock.now += STEP_S
+        # The first takes half a second: as much as five steps pay for.
+        quick.seconds = 0.1 if number == 1 else 0.001
+        made.append(previews.after_step(torch.zeros(1, 16, FRAMES, 2, 2)) is not None)
+    assert made == [True, False, False, False, False, True, True]
+
+
 def test_a_rehearsal_is_on_one_frame_and_no_part_of_the_share(clock: Clock) -> None:
     fine = Timed("fine", clock, 1.0)
     previews = Previewer(Timed("quick", clock, 0.0), fine)

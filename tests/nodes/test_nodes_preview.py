@@ -172,7 +172,7 @@ def test_the_panel_tells_what_a_cache_skips_while_it_does(studio, with_panel):
 
 def test_previews_change_nothing(studio, with_panel):
     expected = studio.latent({"sampler.steps": STEPS, "sampler.seed": 5})
-    studio.drop_results()
+    studio.release()
     heard = with_panel.run(jobs.text_to_latent({"sampler.steps": STEPS, "sampler.seed": 5}))
     assert heard.of("hyvideo.preview")
     (saved,) = [data for data in heard.of("executed") if data["node"] == "save"]
@@ -188,6 +188,8 @@ def test_only_the_client_that_queued_gets_previews(studio, with_panel, listener)
     assert not heard.of("hyvideo.preview")
     assert not heard.of("hyvideo.progress")
     assert not heard.binary
+    listener().run(job(studio), extra_data={"preview_method": "latent2rgb"})
+    assert not other.waiting().binary
 
 
 def test_a_client_with_the_panel_is_shown_nothing_twice(studio, with_panel):
