@@ -93,6 +93,9 @@ def _decoding(job: Job, given_bytes: int) -> Json | None:
     except GeometryError as error:
         needed = planning.least_decoding_bytes(job.decoder, job.size.latent_shape)
         return {"fits": False, "needed_bytes": needed, "text": str(error)}
+    except (HyVideoError, OSError) as error:
+        # A VAE's file that is damaged or another: the run can be planned all the same.
+        return {"fits": None, "text": str(error)}
     if plan.peak_bytes > plan.free_bytes:
         return {"fits": False, "needed_bytes": plan.peak_bytes, "text": plan.describe()}
     return {"fits": True, **_decoding_values(plan), "text": plan.describe()}

@@ -40,8 +40,13 @@ def offer(tensor: torch.Tensor) -> torch.Tensor:
 
 def finish(device: torch.device) -> None:
     """Wait for what a device was told to compute; a CPU computes at once."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        mm.synchronize()
+
+
+def is_stop(kind: type[BaseException]) -> bool:
+    """Whether an exception is what a stop by the user raises."""
+    return issubclass(kind, mm.InterruptProcessingException)
 
 
 def check_interrupt() -> None:

@@ -21,7 +21,7 @@ from hyvideo_core.preview import Clip, sheet
 logger = logging.getLogger(__name__)
 
 PROGRESS, PREVIEW = "hyvideo.progress", "hyvideo.preview"
-RUNNING, FINISHED, STOPPED = "running", "finished", "stopped"
+RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 
 
 class Panel:
@@ -44,7 +44,7 @@ class Panel:
         return self._encoding is not None and not self._encoding.done()
 
     def tell(self, state: str, lines: Sequence[str]) -> None:
-        """Show these lines; ``state`` is ``RUNNING``, ``FINISHED`` or ``STOPPED``."""
+        """Show these lines; ``state`` is one of those above."""
         self._send(PROGRESS, {"state": state, "lines": list(lines)})
 
     def show(self, clip: Clip, took: Callable[[float], None]) -> None:

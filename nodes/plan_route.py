@@ -6,8 +6,6 @@ GET takes names and sizes, POST a workflow in the API format. Only headers of fi
 from __future__ import annotations
 
 import asyncio
-import json
-import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,9 +16,9 @@ from server import PromptServer
 
 from hyvideo_core.errors import HyVideoError
 
-from . import cost
+from . import cost, http
 from .wires import LATENT, LOADER, PLAN, Unconnected, job_of
-from .workflow import NodeClasses, Workflow
+from .workflow import NodeClasses, Workflow, shown
 
 PATH = "/hyvideo/plan"
 #: Far more than any workflow has.
@@ -44,9 +42,10 @@ def register(classes: list[type[io.ComfyNode]]) -> None:
 
     @PromptServer.instance.routes.post(PATH)
     async def by_workflow(request: web.Request) -> web.Response:
-        if (request.content_length or 0) > MAX_BODY_BYTES:
-            return _refused(f"The workflow has more than {MAX_BODY_BYTES} bytes.", 413)
-        body = await request.read()
+        try:
+            body = await http.read_body(request, MAX_BODY_BYTES)
+        except HyVideoError as error:
+            return http.refused(str(error))
         return await _answered(lambda: _by_workflow(body, known))
 
 
@@ -54,21 +53,14 @@ async def _answered(plan: Any) -> web.Response:
     try:
         return web.json_response(await asyncio.get_running_loop().run_in_executor(_worker, plan))
     except Unconnected as error:
-        return _refused(str(error), 400, code="unconnected")
+        return http.refused(str(error), code="unconnected")
     # What the core and the host raise for what they are given: values, files, kernels that are not here.
     except (HyVideoError, ValueError, OSError, RuntimeError) as error:
-        return _refused(str(error), 400)
-
-
-def _refused(reason: str, status: int, **more: str) -> web.Response:
-    return web.json_response({"error": reason, **more}, status=status)
+        return http.refused(str(error))
 
 
 def _by_workflow(body: bytes, classes: NodeClasses) -> cost.Json:
-    try:
-        asked = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise HyVideoError(f"The request is not JSON ({error}).") from error
+    asked = http.parsed(body)
     if not isinstance(asked, Mapping) or set(asked) - {"prompt", "node", "memory_gb"}:
         raise HyVideoError(
             "The request must be a JSON object with prompt (a workflow in the API format), and if need be node (the id "
@@ -120,6 +112,9 @@ def _number(name: str, text: str, kind: type[int] | type[float]) -> int | float:
 def _memory_bytes(memory_gb: object) -> int:
     if isinstance(memory_gb, bool) or not isinstance(memory_gb, int | float):
         raise HyVideoError(f"memory_gb is {type(memory_gb).__name__}, but must be a number.")
-    if not math.isfinite(memory_gb) or not 0 <= memory_gb <= MAX_MEMORY_GB:
-        raise HyVideoError(f"memory_gb is {memory_gb}, but must lie between 0 (this card now) and {MAX_MEMORY_GB:g}.")
+    # NaN lies between nothing.
+    if not 0 <= memory_gb <= MAX_MEMORY_GB:
+        raise HyVideoError(
+            f"memory_gb is {shown(memory_gb)}, but must lie between 0 (this card now) and {MAX_MEMORY_GB:g}."
+        )
     return int(memory_gb * 1e9)

@@ -7,12 +7,15 @@ default is none, and a none that was chosen cannot be told from that.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from aiohttp import web
 from comfy.cli_args import LatentPreviewMethod, args
 from server import PromptServer
+
+from hyvideo_core.errors import HyVideoError
+
+from . import http
 
 AUTO, LATENT_RGB, TAEHV, OFF = CHOICES = ("auto", "latent2rgb", "taehv", "off")
 HOSTS_CHOICE = {
@@ -21,6 +24,9 @@ HOSTS_CHOICE = {
     LatentPreviewMethod.Latent2RGB: LATENT_RGB,
     LatentPreviewMethod.TAESD: TAEHV,
 }
+
+#: Far more than a client id and a method are.
+MAX_BODY_BYTES = 4096
 
 #: What the clients that have the panel chose, by client id.
 _chosen: dict[str, str] = {}
@@ -54,17 +60,17 @@ def viewer() -> Viewer:
 async def _choose(request: web.Request) -> web.Response:
     """A client with the panel tells its id and its user's choice."""
     try:
-        told = await request.json()
+        told = http.parsed(await http.read_body(request, MAX_BODY_BYTES))
         client_id, choice = str(told["client_id"]), told["method"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        return web.json_response({"error": f"client_id and method were expected, as JSON: {error!r}"}, status=400)
+    except HyVideoError as error:
+        return http.refused(str(error))
+    except (KeyError, TypeError) as error:
+        return http.refused(f"client_id and method were expected, as JSON: {error!r}")
     connected = PromptServer.instance.sockets
     if client_id not in connected:
-        return web.json_response({"error": f"No client {client_id} listens here."}, status=400)
+        return http.refused(f"No client {client_id} listens here.")
     if choice not in CHOICES:
-        return web.json_response(
-            {"error": f"method is {choice!r}, but must be one of {', '.join(CHOICES)}."}, status=400
-        )
+        return http.refused(f"method is {choice!r}, but must be one of {', '.join(CHOICES)}.")
     for gone in _chosen.keys() - connected.keys():
         del _chosen[gone]
     _chosen[client_id] = choice

@@ -58,15 +58,18 @@ class Watching:
             if self.viewer.choice == viewers.TAEHV:
                 self._remark("this transformer's latents are not HunyuanVideo's")
             return None
-        path = taehv_file()
-        if path is None:
-            if self.viewer.choice == viewers.TAEHV:
-                self._remark(f"{FILES[0]} is not in models/{FOLDER}")
-            return None
+        name = FILES[0]
         try:
+            path = taehv_file()
+            if path is None:
+                if self.viewer.choice == viewers.TAEHV:
+                    self._remark(f"{name} is not in models/{FOLDER}")
+                return None
+            name = path.name
             return load_taehv(path, dtype=torch.float32 if device.type == "cpu" else torch.float16, device=device)
-        except (CheckpointError, OSError) as error:
-            self._remark(f"{path.name} in models/{FOLDER} cannot be used: {error}")
+        except Exception as error:
+            # A preview is no reason to fail, whatever is wrong: the file, or a card that is full.
+            self._remark(f"{name} in models/{FOLDER} cannot be used: {error}")
             return None
 
     def _own_rows(self, transformer_file: Path) -> Rows | None:
@@ -132,9 +135,15 @@ class Watch(AbstractContextManager["Watch"]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._panel is not None:
-            self._panel.close()
-            self._tell(panel.FINISHED if kind is None else panel.STOPPED)
+        if self._panel is None:
+            return
+        self._panel.close()
+        if kind is None:
+            self._tell(panel.FINISHED)
+        elif host.is_stop(kind):
+            self._tell(panel.STOPPED)
+        else:
+            self._tell(panel.FAILED, str(error))
 
     def _clip(self, step: Step) -> Clip | None:
         previewer, viewer = self._watching.previewer, self._watching.viewer
@@ -142,12 +151,12 @@ class Watch(AbstractContextManager["Watch"]):
             return None
         return previewer.after_step(step.denoised)
 
-    def _tell(self, state: str) -> None:
+    def _tell(self, state: str, reason: str = "") -> None:
         if self._panel is None:
             return
-        stopped = ["stopped"] if state == panel.STOPPED else []
+        ended = {panel.STOPPED: ["stopped"], panel.FAILED: [f"failed: {reason.splitlines()[0] if reason else ''}"]}
         peak = [self._peak] if state == panel.FINISHED else []
-        told = [*stopped, self._progress.line, *self._plan.describe().splitlines(), *peak, *self._notes]
+        told = [*ended.get(state, []), self._progress.line, *self._plan.describe().splitlines(), *peak, *self._notes]
         self._panel.tell(state, [line for line in (*told, self._shown, self._awaited(), self._watching.remark) if line])
 
     def _awaited(self) -> str:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 
-import folder_paths
-
 from hyvideo_core.errors import HyVideoError
 from hyvideo_core.sample import Guidance
 from hyvideo_core.types import Geometry, Interval
 from hyvideo_core.vae import Tiling
 
+from . import models
 from .handles import FileVersion, HyvModel, ModelHandle, VAEHandle
 from .latent import size_px
 from .load import model_handle
@@ -113,9 +112,10 @@ def _model(workflow: Workflow, user: str) -> ModelHandle:
 
     A node that takes more, such as an image, adds nothing that a plan counts, and is passed over.
     """
-    chain, name = [], user
+    chain: dict[str, None] = {}  # in order, and asked often
+    name = user
     while workflow.kind(name) != LOADER:
-        chain.append(name)
+        chain[name] = None
         source = workflow.source(name, "model")
         if source is None:
             raise Unconnected(f"{workflow.called(name)}: no model is connected. Connect HyVideo Load Model.")
@@ -126,7 +126,7 @@ def _model(workflow: Workflow, user: str) -> ModelHandle:
             )
         name = source
     model = model_handle(**workflow.values(name))
-    for name in reversed(chain[1:]):
+    for name in reversed(list(chain)[1:]):
         node = workflow.node_class(name)
         if node is not None and workflow.is_plain(name, beside="model"):
             (model,) = node.execute(model=model, **workflow.values(name)).args
@@ -155,8 +155,7 @@ def _vae(workflow: Workflow, decoder: str) -> VAEHandle:
     if source is None or workflow.kind(source) != VAE_LOADER:
         raise Unconnected(f"{workflow.called(decoder)}: no VAE is connected. Connect HyVideo Load VAE.")
     values = workflow.values(source)
-    path = folder_paths.get_full_path_or_raise("vae", values["vae"])
-    return VAEHandle(FileVersion.of(path), values["dtype"])
+    return VAEHandle(FileVersion.of(models.file("vae", values["vae"])), values["dtype"])
 
 
 def _tiling(workflow: Workflow, decoder: str) -> Tiling | str | None:

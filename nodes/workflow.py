@@ -6,8 +6,8 @@ should be.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from comfy_api.latest import io
@@ -40,6 +40,11 @@ class Workflow:
                     "API format."
                 )
             self._nodes[str(name)] = node
+        self._takers: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for name, node in self._nodes.items():
+            for field, value in node["inputs"].items():
+                if is_link(value) and value[1] == 0:
+                    self._takers[str(value[0])].append((name, field))
 
     def __contains__(self, name: object) -> bool:
         return name in self._nodes
@@ -69,12 +74,9 @@ class Workflow:
         link = self.inputs(name).get(field)
         return str(link[0]) if is_link(link) and str(link[0]) in self else None
 
-    def takers(self, source: str) -> Iterator[tuple[str, str]]:
+    def takers(self, source: str) -> Sequence[tuple[str, str]]:
         """The nodes that take a node's first output, and their inputs that do."""
-        for name in self._nodes:
-            for field, value in self.inputs(name).items():
-                if is_link(value) and str(value[0]) == source and value[1] == 0:
-                    yield name, field
+        return self._takers.get(source, ())
 
     def is_plain(self, name: str, *, beside: str) -> bool:
         """Whether a node can be read without running another: no input but ``beside`` is wired to more than a value."""
@@ -112,9 +114,8 @@ class Workflow:
         types = next(types for kind, types in PLAIN.items() if isinstance(field, kind))
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             raise HyVideoError(f"{where} is {shown(value)}, but must be of type {field.get_io_type()}.")
-        if isinstance(field, io.Int.Input | io.Float.Input) and not (
-            math.isfinite(value) and field.min <= value <= field.max
-        ):
+        # NaN lies between nothing.
+        if isinstance(field, io.Int.Input | io.Float.Input) and not field.min <= value <= field.max:
             raise HyVideoError(f"{where} is {shown(value)}, but must lie between {field.min} and {field.max}.")
         return value
 

@@ -15,26 +15,27 @@ logger = logging.getLogger(__name__)
 LONGEST_SIDE_PX = 720
 
 
-def made(draft: Draft, finished: Path, wanted: Wanted, path: Path) -> Path | None:
-    """Write the preview to ``path``; where ffmpeg cannot, None and a line in the log: the video itself matters more."""
+def made(draft: Draft, saved: Path, wanted: Wanted, path: Path) -> Path | None:
+    """Write the preview of a video that is ``saved`` to ``path``; None and a line in the log if it fails."""
     try:
         ffmpeg.need(["libx264"], "the preview in the node")
         sound = ["-codec:a", "aac"] if wanted.sound is not None and wanted.format.finish == "remux" else ["-an"]
-        arguments = [*_source(draft, finished, wanted), "-codec:v", "libx264", "-preset", "veryfast", "-crf", "23"]
+        arguments = [*_source(draft, saved, wanted), "-codec:v", "libx264", "-preset", "veryfast", "-crf", "23"]
         arguments += colours.arguments("yuv420p", scale=_size(draft))
         ffmpeg.run([*arguments, *sound, "-movflags", "+faststart", "preview.mp4"], draft.folder, wanted.stop)
-    except HyVideoError as error:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(draft.folder / "preview.mp4", path)
+    except (HyVideoError, OSError) as error:
         logger.warning("no preview in the node, but the video is saved: %s", error)
         return None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(draft.folder / "preview.mp4", path)
     return path
 
 
-def _source(draft: Draft, finished: Path, wanted: Wanted) -> list[str]:
+def _source(draft: Draft, saved: Path, wanted: Wanted) -> list[str]:
     if wanted.format.finish == "pictures":
-        return ["-framerate", str(wanted.rate), "-i", f"{draft.name}/frame_%05d.png"]
-    return ["-i", finished.name if wanted.format.finish == "remux" else draft.name]
+        folder = str(saved.resolve()).replace("%", "%%")
+        return ["-framerate", str(wanted.rate), "-i", f"{folder}/frame_%05d.png"]
+    return ["-i", str(saved.resolve()) if wanted.format.finish == "remux" else draft.name]
 
 
 def _size(draft: Draft) -> str:

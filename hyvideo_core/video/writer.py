@@ -98,12 +98,13 @@ def write(images: Iterable[Image], paths: Iterable[Path], video: Video) -> Saved
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".hyvideo-") as folder:
         draft, first = _draft(images, wanted, Path(folder))
         finished = finish.finished(draft, wanted)
-        shown = None
-        if video.preview is not None and not video.format.playable:
-            shown = preview.made(draft, finished, wanted, video.preview)
         while not places.placed(finished, path):
             path = places.first_free(candidates, card, after=path)
         beside = None if card is None else _beside(Path(folder) / "card.png", path.with_suffix(card), first, wanted)
+        # Last: whatever becomes of it, the video is saved.
+        shown = None
+        if video.preview is not None and not video.format.playable:
+            shown = preview.made(draft, path, wanted, video.preview)
     return Saved(path, draft.count, shown, beside)
 
 

@@ -13,7 +13,7 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy_api.latest import io
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from hyvideo_core.errors import CheckpointError, HyVideoError
 from hyvideo_core.text import (
@@ -24,6 +24,7 @@ from hyvideo_core.text import (
     encode_image_to_video,
     encode_with_images,
 )
+from hyvideo_core.text.embeddings_file import write_whole
 from hyvideo_core.types import Conditioning
 
 from .. import host, models
@@ -320,7 +321,7 @@ class HyVideoTextEmbedsSave(io.ComfyNode):
         path = next(path for path in paths if not path.exists())
         tensors = {name: tensor.contiguous() for name, tensor in _tensors(hyvid_embeds).items()}
         metadata = {name: json.dumps(value) for name, value in metadata_of(cls.hidden).items()}
-        save_file(tensors, str(path), metadata)
+        write_whole(path, save(tensors, metadata))
         return result(str(path))
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import comfy.latent_formats
 import torch
 from comfy_api.latest import io
 
 from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
 from hyvideo_core.errors import GeometryError
+from hyvideo_core.preview.latent_rgb import FACTORS, rgb_of
 from hyvideo_core.vae.buckets import nearest_bucket
 from hyvideo_core.vae.images import keyframe_clip
 
@@ -268,13 +268,11 @@ class HyVideoLatentPreview(io.ComfyNode):
 
     @classmethod
     def execute(cls, samples: dict[str, Any], r_bias: float, g_bias: float, b_bias: float, **_: float) -> io.NodeOutput:
-        latents = latent_samples(samples, "samples")[0].float() * HUNYUAN_VIDEO_VAE.scaling_factor
-        factors = comfy.latent_formats.HunyuanVideo().latent_rgb_factors
-        assert factors is not None
-        colours = latents.movedim(0, -1) @ torch.tensor(factors).to(latents) + torch.tensor([r_bias, g_bias, b_bias])
+        latents = latent_samples(samples, "samples")[:1] * HUNYUAN_VIDEO_VAE.scaling_factor
+        (colours,) = rgb_of(latents, (*FACTORS, (r_bias, g_bias, b_bias)))
         darkest, lightest = colours.min(), colours.max()
         images = (colours - darkest) / (lightest - darkest).clamp(min=1e-6)
-        return result(host.offer(images), str(factors))
+        return result(host.offer(images), str([list(row) for row in FACTORS]))
 
 
 class HyVideoGetClosestBucketSize(io.ComfyNode):

@@ -256,6 +256,18 @@ def test_a_stop_leaves_nothing(tmp_path: Path, name: str, when: str) -> None:
 
 
 @WAYS
+def test_a_preview_that_cannot_be_written_costs_no_video(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "full").write_bytes(b"")
+    video = Video(FORMATS[name], preview=tmp_path / "full" / "preview.mp4")
+    found = write(flat(), [place(tmp_path, name)], video)
+    assert found.path.exists()
+    assert found.preview is None
+    assert ("no preview in the node, but the video is saved" in caplog.text) != FORMATS[name].playable
+
+
+@WAYS
 def test_frames_are_not_kept(tmp_path: Path, name: str) -> None:
     alive: list[weakref.ref[torch.Tensor]] = []
     most = 0

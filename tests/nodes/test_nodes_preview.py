@@ -280,14 +280,17 @@ def test_a_stopped_run_says_so_in_the_panel(studio, with_panel):
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ({"client_id": "nobody", "method": "auto"}, "No client nobody listens here."),
-        ({"method": "auto"}, "client_id and method were expected"),
-        ([], "client_id and method were expected"),
+        (b'{"client_id": "nobody", "method": "auto"}', "No client nobody listens here."),
+        (b'{"method": "auto"}', "client_id and method were expected"),
+        (b"[]", "client_id and method were expected"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"[" * 4000, "is not JSON"),
+        (b" " * 4097, "more than 4096 bytes"),
     ],
 )
 def test_a_choice_that_makes_no_sense_is_refused(studio, body, reason):
     with pytest.raises(ComfyError) as caught:
-        studio.client.post("/hyvideo/preview", body)
+        studio.client.request("/hyvideo/preview", body, {"Content-Type": "application/json"})
     assert caught.value.status == 400
     assert reason in str(caught.value.body)
 
