@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -61,11 +63,26 @@ def assert_is(prompt: Json, committed: Json, defaults: Any) -> None:
         assert added == {name: defaults(node["class_type"], name, inputs) for name in added}
 
 
+def assert_is_tidy(page: Any) -> None:
+    """No node covers another, and each is within a group, also when it shows more than before."""
+    nodes, groups = page.boxes(), page.boxes("groups")
+    for (first, a), (second, b) in combinations(nodes.items(), 2):
+        is_apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+        assert is_apart, f"nodes {first} and {second} cover each other: {a}, {b}"
+    for number, box in nodes.items():
+        assert any(is_within(box, group) for group in groups.values()), f"node {number} is in no group: {box}"
+
+
+def is_within(inner: Sequence[float], outer: Sequence[float]) -> bool:
+    return outer[0] <= inner[0] and outer[1] <= inner[1] and inner[2] <= outer[2] and inner[3] <= outer[3]
+
+
 @pytest.mark.parametrize("name", API)
-def test_a_template_opens_as_it_is_committed(page, defaults, name):
+def test_a_template_opens_as_it_is_committed_and_tidy(page, defaults, name):
     page.open_template(name)
     assert page.unknown_nodes() == []
     assert_is(page.prompt(), API[name], defaults)
+    assert_is_tidy(page)
 
 
 def test_a_link_opens_its_template(page, defaults):
@@ -87,6 +104,7 @@ def test_a_demo_runs_and_plays_what_it_made(page, name):
         if tag == "video":
             assert shown.as_element().is_visible()
             assert shown.evaluate(PLAYS)
+    assert_is_tidy(page)
 
 
 #: Whether a video goes on once it is started.

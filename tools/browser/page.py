@@ -24,7 +24,8 @@ CLASSIC, NODES_2 = "classic", "nodes 2.0"
 CANVASES = {CLASSIC: False, NODES_2: True}
 SIZE_PX = {"width": 1600, "height": 1000}
 START_TIMEOUT_MS = 60_000
-SHOW_TIMEOUT_MS = 30_000
+SHOW_TIMEOUT_MS = 60_000
+RUN_TIMEOUT_MS = 300_000
 #: No tour for new users, no panel that an earlier page left open, and all of the canvas to be seen.
 QUIET = {"Comfy.TutorialCompleted": True, "Comfy.RightSidePanel.IsOpen": False, "Comfy.Minimap.Visible": False}
 #: What a fresh user does not have yet; the frontend asks for it all the same.
@@ -38,22 +39,23 @@ OPEN = """async ([workflow, name]) => {
     for (const tab of [...tabs.openWorkflows])
         if (tab !== tabs.activeWorkflow) await tabs.closeWorkflow(tab);
 }"""
-RUN = """() => new Promise((resolve, reject) => {
-    const told = {
+RUN = f"""() => new Promise((resolve, reject) => {{
+    setTimeout(() => reject(new Error('the run did not end within {RUN_TIMEOUT_MS} ms')), {RUN_TIMEOUT_MS});
+    const told = {{
         execution_success: () => resolve(),
-        execution_error: ({ detail }) => reject(new Error(`${detail.node_type}: ${detail.exception_message}`)),
+        execution_error: ({{ detail }}) => reject(new Error(`${{detail.node_type}}: ${{detail.exception_message}}`)),
         execution_interrupted: () => reject(new Error('interrupted')),
-    };
+    }};
     const events = Object.keys(told);
-    const listen = (event) => {
+    const listen = (event) => {{
         for (const name of events) app.api.removeEventListener(name, listen);
         told[event.type](event);
-    };
+    }};
     for (const name of events) app.api.addEventListener(name, listen);
-    app.queuePrompt(0, 1).then(() => {
-        if (Object.keys(app.lastNodeErrors ?? {}).length) reject(new Error(JSON.stringify(app.lastNodeErrors)));
-    }, reject);
-})"""
+    app.queuePrompt(0, 1).then(() => {{
+        if (Object.keys(app.lastNodeErrors ?? {{}}).length) reject(new Error(JSON.stringify(app.lastNodeErrors)));
+    }}, reject);
+}})"""
 #: What a node shows of its result: in Nodes 2.0 it is a part of the node, on the canvas a widget's. Pictures are drawn
 #: on the canvas itself.
 SHOWN = """([id, tag]) => {
@@ -168,6 +170,13 @@ class ComfyPage:
             "() => app.graph.nodes.map(({ type }) => type).filter((type) => !LiteGraph.registered_node_types[type])"
         )
         return types
+
+    def boxes(self, what: str = "nodes") -> dict[int, tuple[float, float, float, float]]:
+        """Left, upper, right and lower edge of each node with its title, or of the ``groups``, by id."""
+        found = self.page.evaluate(
+            "(what) => app.graph[what].map(({ id, boundingRect }) => [id, ...boundingRect].map(Number))", what
+        )
+        return {int(number): (x, y, x + width, y + height) for number, x, y, width, height in found}
 
     def texts(self) -> str:
         """What can be read in the nodes that are in view."""
