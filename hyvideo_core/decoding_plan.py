@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from hyvideo_core.configs import HUNYUAN_VIDEO_VAE, VAEConfig
@@ -28,6 +28,63 @@ VAE_KERNEL_PIECES = 0.5
 VAE_FOLDED_COPIES = 3
 #: Smaller tiles to try in turn, once the original's do not fit: frames first, since that changes the result least.
 TILE_FRAMES, TILE_SIZES_PX = (64, 32, 16), (256, 192, 128)
+
+
+@dataclass(frozen=True)
+class DecodingPlan:
+    """How one VAE decodes one size: in which tiles, and what that takes of the device at most.
+
+    ``tiling`` is None where the whole is decoded at once.
+    """
+
+    tiling: Tiling | None
+    weights_bytes: int
+    activation_bytes: int
+    free_bytes: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most bytes on the device at once."""
+        return self.weights_bytes + self.activation_bytes
+
+    def describe(self) -> str:
+        """A line for a person."""
+        tiles = "no tiles"
+        if self.tiling is not None:
+            tiles = f"tiles of {self.tiling.tile_size_px} px and {self.tiling.tile_frames} frames"
+        return (
+            f"VAE: {tiles}, predicted peak {self.peak_bytes / 1e9:.2f} GB: weights {self.weights_bytes / 1e9:.2f}, "
+            f"activations {self.activation_bytes / 1e9:.2f}"
+        )
+
+
+def plan_decoding(
+    latent_shape: tuple[int, int, int],
+    weights_bytes: int,
+    dtype_bytes: int,
+    free_bytes: int,
+    config: VAEConfig = HUNYUAN_VIDEO_VAE,
+) -> DecodingPlan:
+    """How a latent (T, H, W) is decoded within ``free_bytes``, which the VAE's weights are part of.
+
+    Raises ``GeometryError`` where not even the smallest tiles fit.
+    """
+    tiling = choose_tiling(config, latent_shape, dtype_bytes, free_bytes - weights_bytes)
+    return decoding_with(tiling, latent_shape, weights_bytes, dtype_bytes, free_bytes, config)
+
+
+def decoding_with(
+    tiling: Tiling | None,
+    latent_shape: tuple[int, int, int],
+    weights_bytes: int,
+    dtype_bytes: int,
+    free_bytes: int,
+    config: VAEConfig = HUNYUAN_VIDEO_VAE,
+) -> DecodingPlan:
+    """How a latent (T, H, W) is decoded with a given tiling, whether or not that fits ``free_bytes``."""
+    size_px, frames = (None, None) if tiling is None else (tiling.tile_size_px, tiling.tile_frames)
+    activations = vae_activation_bytes(latent_shape, size_px, frames, dtype_bytes, config)
+    return DecodingPlan(tiling, weights_bytes, activations, free_bytes)
 
 
 def vae_activation_bytes(

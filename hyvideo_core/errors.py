@@ -31,7 +31,11 @@ class NumericsError(HyVideoError, ArithmeticError):
 
 
 class DoesNotFitError(HyVideoError):
-    """More memory is needed than there is, whatever is done."""
+    """More memory is needed than there is, whatever is done; ``needed_bytes`` is the least, where that is known."""
+
+    def __init__(self, message: str, needed_bytes: int | None = None) -> None:
+        super().__init__(message)
+        self.needed_bytes = needed_bytes
 
 
 def is_out_of_memory(error: BaseException) -> bool:

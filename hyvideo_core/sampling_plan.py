@@ -109,18 +109,27 @@ class SamplingPlan:
         return self.weights_bytes + self.activation_bytes
 
     @property
-    def compute_s(self) -> float:
-        """Seconds of one evaluation on the assumed card, were all weights there."""
+    def flops(self) -> int:
+        """Operations of one evaluation, by every token attending to every other."""
         tokens = _tokens(self.latent_shape) + TEXT_TOKENS
         hidden = self.config.hidden_size
         # MODEL.md: 24·D²·N for the products and 4·N²·D for attention, in each block.
-        flops = self.blocks * self.latent_shape[0] * (24 * hidden**2 * tokens + 4 * tokens**2 * hidden)
-        return flops / ASSUMED_FLOPS * (1 + GROUP_COST * math.log2(self.head_groups))
+        return self.blocks * self.latent_shape[0] * (24 * hidden**2 * tokens + 4 * tokens**2 * hidden)
+
+    @property
+    def compute_s(self) -> float:
+        """Seconds of one evaluation on the assumed card, were all weights there."""
+        return self.flops / ASSUMED_FLOPS * (1 + GROUP_COST * math.log2(self.head_groups))
 
     @property
     def transfer_s(self) -> float:
         """Seconds of copying in one evaluation on the assumed card."""
         return self.streamed_bytes / ASSUMED_BYTES_PER_S
+
+    @property
+    def streaming_shows(self) -> bool:
+        """Whether copying takes longer than computing on the assumed card, so that a step would wait for it."""
+        return self.transfer_s > self.compute_s
 
     def lowered(self) -> SamplingPlan | None:
         """A plan that takes noticeably less, for when the device turned out to be fuller; None if there is none."""
@@ -134,8 +143,7 @@ class SamplingPlan:
         waiting = self.blocks - self.resident_blocks
         weights = f"all {self.blocks} blocks on the device"
         if waiting:
-            hidden = self.transfer_s <= self.compute_s
-            effect = "behind the computation" if hidden else "and that will show in the time of a step"
+            effect = "and that will show in the time of a step" if self.streaming_shows else "behind the computation"
             weights = (
                 f"{self.resident_blocks} of {self.blocks} blocks on the device, {waiting} streamed from memory "
                 f"({self.streamed_bytes / 1e9:.1f} GB a step, {effect})"
@@ -184,7 +192,8 @@ def plan_sampling(
         held = "" if resident_blocks is None else f" with {resident_blocks} blocks on the device"
         raise DoesNotFitError(
             f"Sampling this size takes at least {least / 1e9:.2f} GB{held}, but {free_bytes / 1e9:.2f} GB are free. "
-            "Choose fewer frames, a smaller size or batch 1, or free memory that other programs hold."
+            "Choose fewer frames, a smaller size or batch 1, or free memory that other programs hold.",
+            needed_bytes=least,
         )
     # Of equally fast ones, the one that streams least: buses and memories differ more than this arithmetic knows.
     return min(fitting, key=_merit)

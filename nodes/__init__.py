@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from . import plan_route
 from .batch import HyvBatchPrompts
 from .decode import HyvDecode, HyvDecodeVideo, HyvEncode
 from .guidance import HyvAPG, HyvCfgZeroStar, HyvFreSca, HyvSLG, HyvSTG
@@ -69,6 +70,10 @@ NODES: list[type[io.ComfyNode]] = [
 
 class HyVideoStudio(ComfyExtension):
     """What the host asks for the pack's nodes."""
+
+    async def on_load(self) -> None:
+        """Serve what the browser asks the nodes."""
+        plan_route.register(NODES)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """All nodes of the pack, and those of old workflows unless another pack has them."""

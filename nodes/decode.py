@@ -23,6 +23,7 @@ from hyvideo_core.weights import load_vae, parameter_count
 from . import host, memory
 from .adapt import host_latent, images_to_video, latent_samples
 from .handles import CATEGORY, HyvVAE, VAEHandle
+from .progress import Progress
 from .video import Place, format_inputs, saved_output, saving_inputs, video_of
 
 logger = logging.getLogger(__name__)
@@ -227,11 +228,11 @@ class _Report:
     def __init__(self, node_id: str | None, clips: int = 1) -> None:
         self._node_id, self._clips = node_id, clips
         self._finished = 0
-        self._progress: host.Progress | None = None
+        self._progress: Progress | None = None
 
     def __call__(self, done: int, total: int) -> None:
         if self._progress is None:
-            self._progress = host.Progress(total * self._clips, "part", self._node_id)
+            self._progress = Progress(total * self._clips, "part", self._node_id)
         self._progress.update(self._finished + done)
         if done == total:
             self._finished += total
@@ -329,9 +330,13 @@ def _tile(tiling: Tiling | None) -> tuple[int | None, int | None]:
     return (None, None) if tiling is None else (tiling.tile_size_px, tiling.tile_frames)
 
 
+def dtype_of(handle: VAEHandle) -> torch.dtype:
+    """What a VAE computes in."""
+    return host.dtype_of(handle.dtype, host.vae_device(), on_gpu="float16", on_cpu="float32")
+
+
 def _vae(handle: VAEHandle, latent_shape: tuple[int, int, int], tiling: Tiling | None) -> VAE:
-    device = host.vae_device()
-    dtype = host.dtype_of(handle.dtype, device, on_gpu="float16", on_cpu="float32")
+    device, dtype = host.vae_device(), dtype_of(handle)
     module = memory.loaded(
         "vae",
         handle,

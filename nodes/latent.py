@@ -70,12 +70,13 @@ class HyvEmptyLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, frames: int, batch_size: int, resolution: dict[str, Any] | None = None) -> io.NodeOutput:
-        geometry = Geometry(*_size_px(resolution), frames)
+        geometry = Geometry(*size_px(resolution), frames)
         shape = (batch_size, HUNYUAN_VIDEO_VAE.latent_channels, *geometry.latent_shape)
         return io.NodeOutput(host_latent(torch.zeros(shape)))
 
 
-def _size_px(resolution: dict[str, Any] | None) -> tuple[int, int]:
+def size_px(resolution: dict[str, Any] | None) -> tuple[int, int]:
+    """Width and height of a choice. Raises ``GeometryError`` for none."""
     if resolution is None:  # the host passes nothing for a choice it does not know
         raise GeometryError(
             f"resolution is missing or unknown, but must be one of {', '.join(OFFICIAL_SIZES_PX)}, or '{CUSTOM}' "

@@ -15,11 +15,10 @@ from hyvideo_core.weights import (
     describe_mllm,
     describe_vae,
     describe_vision,
-    inspect_dit,
     kind_of,
 )
 
-from . import models
+from . import models, transformer
 from .handles import (
     CATEGORY,
     FileVersion,
@@ -124,11 +123,23 @@ class HyvLoadModel(io.ComfyNode):
         fp8_products: str = "auto",
         kind: str = "auto",
     ) -> io.NodeOutput:
-        path = models.transformer(model)
-        found = inspect_dit(path)
-        chosen = kind_of(found.config, kind)
-        logger.info("%s: %s", model, found.describe(chosen))
-        return io.NodeOutput(ModelHandle(FileVersion.of(path), dtype, attention, storage, fp8_products, chosen))
+        handle = model_handle(model, dtype, attention, storage, fp8_products, kind)
+        logger.info("%s: %s", model, transformer.inspected(handle.file).describe(handle.kind))
+        return io.NodeOutput(handle)
+
+
+def model_handle(
+    model: str,
+    dtype: str,
+    attention: str = "auto",
+    storage: str = "auto",
+    fp8_products: str = "auto",
+    kind: str = "auto",
+) -> ModelHandle:
+    """The transformer by the loader's inputs. Raises ``CheckpointError`` for a file or a kind that is not one."""
+    file = FileVersion.of(models.transformer(model))
+    chosen = kind_of(transformer.inspected(file).config, kind)
+    return ModelHandle(file, dtype, attention, storage, fp8_products, chosen)
 
 
 class HyvLoadTextEncoders(io.ComfyNode):

@@ -167,7 +167,7 @@ class HostedBlocks(HostedModule):
     def _room(self, device: torch.device, held: int) -> int:
         """Bytes a plan may use; on a CPU all there is, since mapped weights give way."""
         if self._placement is None:
-            return int(psutil.virtual_memory().total)
+            return _all_of_host()
         return free_bytes(device) + held - int(mm.extra_reserved_memory())
 
     def partially_unload(
@@ -263,9 +263,19 @@ def loaded_blocks(
 
 def available_bytes(device: torch.device) -> int:
     """What can be had on a device: what is free, and what the host would take from models that are loaded now."""
-    loaded = [model for model in mm.current_loaded_models if model.device == device and model.model is not None]
-    held = sum(model.model_loaded_memory() for model in loaded)
+    # A patcher is only weakly held, and may go while a job in another thread runs.
+    loaded = [model.model for model in mm.current_loaded_models if model.device == device]
+    held = sum(patcher.loaded_size() for patcher in loaded if patcher is not None)
     return free_bytes(device) + (0 if device.type == "cpu" else held) - int(mm.extra_reserved_memory())
+
+
+def plannable_bytes(device: torch.device) -> int:
+    """What a plan of blocks may count on: on a CPU all there is, since mapped weights give way."""
+    return _all_of_host() if device.type == "cpu" else available_bytes(device)
+
+
+def _all_of_host() -> int:
+    return int(psutil.virtual_memory().total)
 
 
 def make_room(size_bytes: int, device: torch.device) -> None:

@@ -5,21 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import torch
 from comfy_api.latest import io, ui
 
-from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
-from hyvideo_core.decoding_plan import choose_tiling, vae_activation_bytes
 from hyvideo_core.errors import HyVideoError
-from hyvideo_core.vae import VAE
 from hyvideo_core.weights import Lora
 
-from . import host, memory, models, text, transformer
+from . import host, memory, models, planning, text
 from .adapt import latent_samples
 from .handles import CATEGORY, FileVersion, HyvModel, HyvTextEncoders, ModelHandle, TextEncodersHandle
-
-#: The VAE computes in float16 on a card.
-VAE_DTYPE_BYTES = 2
 
 
 class HyvLora(io.ComfyNode):
@@ -169,24 +162,11 @@ class HyvPlan(io.ComfyNode):
         memory_gb: float,
         text_encoders: TextEncodersHandle | None = None,
     ) -> io.NodeOutput:
-        free = int(memory_gb * 1e9) or memory.available_bytes(host.transformer_device())
+        given = int(memory_gb * 1e9)
         shape = tuple(latent_samples(latent, "latent").shape)
-        sampling = transformer.plan(model, shape, free)
-        lines = [sampling.describe(), _decoding(shape[2:], free)]
+        plans = planning.sampling(model, shape, given), planning.decoding(planning.Decoder(), shape[2:], given)
+        lines = [plan.describe() for plan in plans]
         if text_encoders is not None:
-            lines.insert(0, text.placement(text_encoders, free))
+            lines.insert(0, text.placement(text_encoders, given or memory.available_bytes(host.transformer_device())))
         told = "\n".join(lines)
         return io.NodeOutput(told, ui=ui.PreviewText(told))
-
-
-def _decoding(latent_shape: tuple[int, int, int], free_bytes: int) -> str:
-    """The plan of decoding in words. Raises ``GeometryError`` where not even the smallest tiles fit."""
-    with torch.device("meta"):
-        vae = VAE(HUNYUAN_VIDEO_VAE)
-    weights = sum(parameter.numel() for parameter in vae.parameters()) * VAE_DTYPE_BYTES
-    tiling = choose_tiling(HUNYUAN_VIDEO_VAE, latent_shape, VAE_DTYPE_BYTES, free_bytes - weights)
-    peak = vae_activation_bytes(latent_shape, tiling.tile_size_px, tiling.tile_frames, VAE_DTYPE_BYTES)
-    return (
-        f"VAE: tiles of {tiling.tile_size_px} px and {tiling.tile_frames} frames, predicted peak "
-        f"{(weights + peak) / 1e9:.2f} GB: weights {weights / 1e9:.2f}, activations {peak / 1e9:.2f}"
-    )

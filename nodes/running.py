@@ -32,7 +32,9 @@ from hyvideo_core.sampling_plan import SamplingPlan, retrying
 from . import host, transformer
 from .adapt import host_latent, latent_samples
 from .handles import ModelHandle
+from .progress import Progress
 from .resume import Saved
+from .watching import Watching
 
 logger = logging.getLogger(__name__)
 
@@ -117,17 +119,23 @@ def run(
         *model.extensions,
     ]
 
+    watching = Watching(node_id, model.file.path, shape, hosted.load_device)
+
     def attempt(plan: SamplingPlan) -> torch.Tensor:
         dit = transformer.following(hosted, plan, model)
         last = None if saved is None else saved.found()
         first = max(steps.start, made(last))
-        progress = host.Progress(len(steps), "step", node_id, done=first - steps.start)
-        with transformer.peak_reported(hosted, plan), closing(begin(dit, extensions, last)) as each:  # type: ignore[type-var]
+        progress = Progress(len(steps), "step", node_id, done=first - steps.start)
+        with (
+            watching.attempt(progress, plan) as watch,
+            transformer.peak_reported(hosted, plan, watch.measured),
+            closing(begin(dit, extensions, last)) as each,  # type: ignore[type-var]
+        ):
             for step in each:
                 if saved is not None:
                     saved.after(step, steps)
-                progress.update(step.index + 1 - steps.start)
-        progress.close(what)
+                watch.after(step, step.index + 1 - steps.start)
+            progress.close(what)
         return step.x
 
     return retrying(transformer.plan_of(hosted), attempt, logger.warning)

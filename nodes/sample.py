@@ -19,7 +19,7 @@ from hyvideo_core.sample.schedule import noised, partial_sigmas
 from hyvideo_core.sample.seams import Extension
 from hyvideo_core.types import Conditioning, Interval
 
-from . import running, transformer
+from . import pace, running, transformer
 from .adapt import HostConditioning, from_host_conditioning
 from .handles import CATEGORY, HyvModel, ModelHandle
 from .resume import Saved, identity
@@ -244,10 +244,12 @@ def _run(
     check_run(config, x, sampling.positive, sampling.negative, sampling.guidance, model.extensions)
     options = {**vars(sampling), "solver": SOLVERS[sampling.solver]}
 
-    def begin(dit: DiT, extensions: Sequence[Extension], resume: Checkpoint | None) -> Iterator[Step]:
-        return sample(dit, x, **options, extensions=extensions, resume=resume)
-
     shape = (len(x) * sampling.guidance.prompts_at_once, *x.shape[1:])
+    style = pace.style(model, sampling.guidance, sampling.solver)
+
+    def begin(dit: DiT, extensions: Sequence[Extension], resume: Checkpoint | None) -> Iterator[Step]:
+        return pace.timed(sample(dit, x, **options, extensions=extensions, resume=resume), shape, style)
+
     saved = None
     if checkpoint_every:
         saved = Saved(fingerprint(x, **vars(sampling), identity=identity(model)), checkpoint_every)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 
@@ -21,6 +21,7 @@ from hyvideo_core.sampling_plan import SamplingPlan, plan_sampling, weights_of
 from hyvideo_core.weights import (
     KINDS,
     Lora,
+    TransformerFile,
     check_fast_products,
     inspect_dit,
     load_dit,
@@ -125,10 +126,25 @@ def checked_config(handle: ModelHandle) -> DiTConfig:
     return config
 
 
+#: Headers that are read once for as long as their files stay as they are: a plan may be asked for at every keystroke.
+KEPT_HEADERS = 16
+
+
+@lru_cache(KEPT_HEADERS)
+def inspected(file: FileVersion) -> TransformerFile:
+    """What the header of a transformer tells. Raises ``CheckpointError`` for other files."""
+    return inspect_dit(file.path)
+
+
+@lru_cache(KEPT_HEADERS)
+def _lora_bytes(loras: tuple[tuple[Lora, FileVersion], ...], config: DiTConfig, dtype: torch.dtype) -> int:
+    return lora_bytes((lora for lora, _ in loras), config, dtype)
+
+
 def plan(handle: ModelHandle, latent_shape: tuple[int, ...], free_bytes: int) -> SamplingPlan:
     """How a latent of this shape would be sampled with so much memory. Raises ``DoesNotFitError``."""
     dtype = _dtype(handle)
-    found = inspect_dit(handle.file.path)
+    found = inspected(handle.file)
     return plan_sampling(
         found.config,
         weights_of(found, handle.storage, dtype.itemsize),
@@ -137,7 +153,7 @@ def plan(handle: ModelHandle, latent_shape: tuple[int, ...], free_bytes: int) ->
         free_bytes,
         resident_blocks=handle.resident_blocks,
         attention=handle.attention,
-        lora_bytes=lora_bytes(handle.loras, found.config, dtype),
+        lora_bytes=_lora_bytes(_versions(handle.loras), found.config, dtype),
         feature_bytes=reserved_bytes(handle.extensions, found.config, latent_shape, dtype.itemsize),
     )
 
@@ -145,7 +161,7 @@ def plan(handle: ModelHandle, latent_shape: tuple[int, ...], free_bytes: int) ->
 def loaded(handle: ModelHandle, latent_shape: tuple[int, ...]) -> memory.HostedBlocks:
     """The transformer, with as much on its device as a latent of this shape leaves room for."""
     unlimited = plan(handle, latent_shape, 2**62)
-    merged = tuple((lora, FileVersion.of(lora.file)) for lora in handle.merged)
+    merged = _versions(handle.merged)
     hosted = memory.loaded_blocks(
         "transformer",
         (handle.file, _dtype(handle), handle.storage, merged),
@@ -180,14 +196,20 @@ def following(hosted: memory.HostedBlocks, plan: SamplingPlan, handle: ModelHand
 
 
 @contextmanager
-def peak_reported(hosted: memory.HostedBlocks, plan: SamplingPlan) -> Iterator[None]:
-    """Log the measured peak beside the predicted one when a run is over, where the device counts it."""
+def peak_reported(hosted: memory.HostedBlocks, plan: SamplingPlan, measured: Callable[[str], None]) -> Iterator[None]:
+    """Log the measured peak beside the predicted one when a run is over, and tell it, where the device counts it."""
     device = hosted.load_device
     foreign = memory.watch_peak(device) - hosted.loaded_size()
     yield
     peak = memory.peak_bytes(device)
     if peak is not None:
-        logger.info("measured peak %.2f GB, predicted %.2f GB", (peak - foreign) / 1e9, plan.peak_bytes / 1e9)
+        told = f"measured peak {(peak - foreign) / 1e9:.2f} GB, predicted {plan.peak_bytes / 1e9:.2f} GB"
+        logger.info("%s", told)
+        measured(told)
+
+
+def _versions(loras: Iterable[Lora]) -> tuple[tuple[Lora, FileVersion], ...]:
+    return tuple((lora, FileVersion.of(lora.file)) for lora in loras)
 
 
 def _dtype(handle: ModelHandle) -> torch.dtype:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -16,6 +17,8 @@ from tools.client import ComfyClient
 from tools.paths import ROOT
 from tools.server import Server
 from tools.toy_model import build
+
+BROWSER_TESTS = "tests/browser/"
 
 
 class RootIsNoPackage:
@@ -32,6 +35,18 @@ def pytest_configure(config: pytest.Config) -> None:
     # How long an example takes says nothing here: machines are shared and slow.
     settings.register_profile("hyvideo", deadline=None)
     settings.load_profile("hyvideo")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give all browser tests to one process, for they share servers and browsers; of the others, each file to one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return BROWSER_TESTS if nodeid.startswith(BROWSER_TESTS) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from tools import environment
 from tools.console import clean_environment
 from tools.paths import ROOT
 from tools.toy_model import build
@@ -15,6 +18,8 @@ CHECKS = (
     ("ruff format", ["ruff", "format", "--check", "."]),
     ("mypy", ["mypy"]),
 )
+#: Each has a ComfyUI of its own, of 1 to 2 GB.
+MOST_WORKERS = 4
 
 
 def run(pytest_args: Sequence[str]) -> int:
@@ -23,11 +28,22 @@ def run(pytest_args: Sequence[str]) -> int:
     failed = [] if pytest_args else [name for name, command in CHECKS if run_module(command)]
     for name in failed:
         print(f"✗ {name} failed, see above", flush=True)
-    code = run_module(["pytest", *(pytest_args or ["tests"])])
+    count = 1 if pytest_args else workers()
+    sharing = [] if count == 1 else ["-n", str(count), "--dist", "loadfile"]
+    code = run_module(["pytest", *(pytest_args or ["tests"]), *sharing], workers=count)
     return code or int(bool(failed))
 
 
-def run_module(command: Sequence[str]) -> int:
+def workers() -> int:
+    """How many processes the test files are shared out to; one on a GPU, whose memory the tests measure."""
+    return 1 if environment.has_gpu(Path(sys.executable)) else min(os.cpu_count() or 1, MOST_WORKERS)
+
+
+def run_module(command: Sequence[str], workers: int = 1) -> int:
     """Run a module of the environment in the clone's root with its output shown; its exit code."""
     print(f"… {' '.join(command)}", flush=True)
-    return subprocess.call([sys.executable, "-m", *command], cwd=ROOT, env=clean_environment())
+    variables = clean_environment()
+    if workers > 1:
+        # Together they use each core once.
+        variables.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    return subprocess.call([sys.executable, "-m", *command], cwd=ROOT, env=variables)

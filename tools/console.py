@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,8 +78,18 @@ def clean_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
 
 
-def run_logged(command: Sequence[str | Path], *, title: str, log: Path, cwd: Path | None = None) -> None:
-    """Run ``command`` as one shown step; its output goes to ``log``, named with a reason if it fails."""
+def run_logged(
+    command: Sequence[str | Path],
+    *,
+    title: str,
+    log: Path,
+    cwd: Path | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> None:
+    """Run ``command`` as one shown step; its output goes to ``log``, named with a reason if it fails.
+
+    ``variables`` are added to its environment.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with step(title, lambda: tail(log, 1)), log.open("wb") as output:
         finished = subprocess.run(
@@ -87,15 +97,14 @@ def run_logged(command: Sequence[str | Path], *, title: str, log: Path, cwd: Pat
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env=clean_environment(),
+            env=clean_environment() | dict(variables or {}),
             cwd=cwd,
         )
-        if finished.returncode == 0:
-            return
-    raise ToolError(
-        f"{title} failed with exit code {finished.returncode}. {explain(log)}\n"
-        f"The whole log: {log}\nIts end:\n{tail(log)}"
-    )
+        if finished.returncode:
+            raise ToolError(
+                f"{title} failed with exit code {finished.returncode}. {explain(log)}\n"
+                f"The whole log: {log}\nIts end:\n{tail(log)}"
+            )
 
 
 #: First matching pattern in a log wins; each comes with what it means and what to do.

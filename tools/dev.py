@@ -5,6 +5,7 @@ python tools/dev.py test      every check and every test
 python tools/dev.py serve     ComfyUI with this pack, in the browser
 python tools/dev.py doctor    what works here, what is missing and where to get it
 python tools/dev.py workflows write workflows/ anew after a change of nodes or graphs
+python tools/dev.py pictures  make the pictures of the help pages and README and the templates' thumbnails anew
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="dev.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="{demo,test,serve,doctor,workflows}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{demo,test,serve,doctor,workflows,pictures}")
     demo = commands.add_parser("demo", help="make a video through a real ComfyUI")
     demo.add_argument("--prompt", help="what to show (default: the workflow's)")
     demo.add_argument("--workflow", default=DEFAULT_WORKFLOW, help="name in workflows/api, or a path")
@@ -43,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="open ComfyUI with this pack")
     serve.add_argument("--port", type=int, default=8188, help="port on 127.0.0.1 (default: %(default)s)")
     commands.add_parser("workflows", help="write workflows/ and docs/nodes.md anew")
+    pictures = commands.add_parser("pictures", help="make the pictures of help and README and the thumbnails anew")
+    pictures.add_argument("names", nargs="*", help="only these, 'screens', 'thumbnails' or 'readme' among them")
     commands.add_parser("doctor", help="report versions, GPU, kernels and model files; changes nothing")
     return top
 
@@ -83,6 +86,10 @@ def run(arguments: argparse.Namespace, pytest_args: list[str], host: Path) -> in
         from tools import workflows
 
         return workflows.run(host)
+    if arguments.command == "pictures":
+        from tools.pictures import making
+
+        return making.run(host, arguments.names)
     from tools import checks
 
     return checks.run(pytest_args)

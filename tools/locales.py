@@ -3,6 +3,10 @@
 The host hands ``locales/<language>`` to the browser, which shows these names and tooltips in that language. English is
 in the nodes already; its files are what other languages are translated from, and a test holds those to the same keys.
 
+Errors stay English in every language: they are what users search for and report, and the server that raises them does
+not know the language of the browser. The Chinese pages quote them and say in Chinese what they mean. Names of
+ComfyUI's own things follow its own Chinese: Latent, 移位 (shift), 降噪 (denoise), 遮罩 (mask), 引导 (guidance).
+
 Help pages are written by hand, as ``web/docs/<node>/<language>.md``. In a language that a node has no page in, the
 browser shows ``web/docs/<node>.md``, which is the English one once more. Both are written by ``python tools/dev.py
 workflows``.

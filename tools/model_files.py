@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools import downloads
 from tools.console import clean_environment
 
 FOLDERS = ("diffusion_models", "unet", "vae", "text_encoders", "clip", "clip_vision", "LLM")
@@ -63,13 +64,8 @@ LLAMA_WIDTH, CLIP_WIDTH, VISION_WIDTH, VAE_CHANNELS = 4096, 768, 1024, 16
 #: Without it a CLIP vision tower is some other model's.
 PROJECTOR = "multi_modal_projector.linear_1.weight"
 
-#: Where each part can be had: hub repository, file in it, folder below ComfyUI's models.
-SOURCES = {
-    TRANSFORMER: ("Comfy-Org/HunyuanVideo_repackaged", "hunyuan_video_t2v_720p_bf16.safetensors", "diffusion_models"),
-    VAE: ("Comfy-Org/HunyuanVideo_repackaged", "hunyuan_video_vae_bf16.safetensors", "vae"),
-    LLAMA: ("Comfy-Org/HunyuanVideo_repackaged", "llava_llama3_fp16.safetensors", "text_encoders"),
-    CLIP: ("Comfy-Org/HunyuanVideo_repackaged", "clip_l.safetensors", "text_encoders"),
-}
+#: Where each part can be had.
+SOURCES = {TRANSFORMER: downloads.T2V, VAE: downloads.VAE, LLAMA: downloads.LLM, CLIP: downloads.CLIP_L}
 ALTERNATIVES = {
     TRANSFORMER: (
         "or half as large: hunyuan_video_720_cfgdistill_fp8_e4m3fn.safetensors",
@@ -317,5 +313,5 @@ def existing(folders: Iterable[Path]) -> list[Path]:
 
 def make_folders(models: Path) -> None:
     """Make the folders below ``models`` that the parts belong in."""
-    for _, _, folder in SOURCES.values():
-        (models / folder).mkdir(parents=True, exist_ok=True)
+    for source in SOURCES.values():
+        (models / source.folder).mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from tools.workflow_features import batched, blended, cached, guided, looping, scheduled, solved, sparse, windowed
 from tools.workflow_features_video import (
@@ -60,45 +61,6 @@ HEAVY_CAT = "A (cat:1.2) walks on the grass, realistic style."
 HAPPENS = "She waves both arms, clouds drift by."
 OF_IMAGE = "A cat walks on the grass, in the style of <image>."
 
-#: What the note of a workflow says of it, where its nodes do not say it themselves.
-CLIP = "Choose your clip in *Load Video*. "
-BLIND = (
-    "The language model does not see the image here: say in the prompt what it shows, too. In the template "
-    "**hyvideo_i2v_vision** it does."
-)
-SEEING = "The language model sees the image, as in the original: the prompt need only say what happens."
-BETWEEN = (
-    "The video begins with the first image and ends with the last: choose both, and say in the prompt what happens."
-)
-IN_WORDS = (
-    "**<image>** in the prompt stands for the image: write it where you would name what the image shows. For several "
-    "images write it as often, and connect them in that order."
-)
-MASKED = (
-    "What is white in the mask is made anew as the prompt says, black is kept. Here it is the right half; *Load Image "
-    "(as Mask)* in place of *Mask* takes one that you painted. Lower **denoise** keeps more of what was there."
-)
-INVERTED = (
-    "The clip goes to noise that holds its structure, and from there to what the prompt says. Raise **eta** to stay "
-    "closer to the clip, lower it if the prompt does not show. Both nodes need the same steps and shift."
-)
-WEIGHTED = (
-    "**(word:1.2)** gives a word more weight. What *Save Prompt* saves, *HyVideo Load Prompt* brings back in place of "
-    "all these prompt nodes, without any text encoder."
-)
-LEVELS = (
-    "*HyVideo Schedule* replaces the sampler's steps, shift and denoise. With **dpm++ 2m** fewer steps do. Nodes that "
-    "split or change SIGMAS go between, and any scheduler for flow models may stand in its place."
-)
-NEAR = (
-    "After the first third of the steps each part of the video looks only at what is near, at this size at 37 % of it. "
-    "The larger and longer the video, the more time that saves."
-)
-SEVERAL = (
-    "One run makes both clips, each of its own prompt. Every few steps what is done is kept (**checkpoint_every**): "
-    "after a crash or a stop queue the same job again, and it goes on from there."
-)
-
 
 def _real(scale: Scale = VIDEO_540P, files: Files = REAL, prompt: str = PROMPT) -> Graph:
     return own_nodes(files, scale, "hyvideo", prompt)
@@ -116,47 +78,55 @@ _I2V = image_to_video(_real(files=REAL_I2V, prompt=MOTION), HOSTS_PICTURE)
 _I2V_VISION = image_to_video(_real(files=REAL_I2V_VISION, prompt=HAPPENS), HOSTS_PICTURE)
 _DEMO_I2V = image_to_video(own_nodes(DEMO_I2V, replace(DEMO_VIDEO, cfg=3.0), "hyvideo_demo", DEMO_MOTION), red_square())
 
-WORKFLOWS: dict[str, tuple[Graph, Files]] = {
-    "hyvideo_t2v": (_real(), REAL),
-    "hyvideo_image": (_real(IMAGE_720P), REAL),
-    "hyvideo_i2v": (_I2V, REAL_I2V.explained(BLIND)),
-    "hyvideo_i2v_vision": (seen(_I2V_VISION, FIRST_FRAME), REAL_I2V_VISION.explained(SEEING)),
-    "hyvideo_keyframes": (between(_real(prompt=MOTION)), REAL_KEYFRAMES.explained(BETWEEN)),
-    "hyvideo_ip2v": (seen(_real(prompt=OF_IMAGE), IN_PROMPT), REAL_VISION.explained(IN_WORDS)),
-    "hyvideo_inpaint": (inpainted(_real(), USERS_CLIP, right_half(960, 544), 0.9), REAL.explained(CLIP + MASKED)),
-    "hyvideo_flow_edit": (of_own_clip(edited(_real(), WOLF, VIDEO_540P.steps)), REAL.explained(CLIP.rstrip())),
-    "hyvideo_rf_inversion": (inverted(_real(prompt=WOLF), USERS_CLIP, 0.5, 0.5), REAL.explained(CLIP + INVERTED)),
-    "hyvideo_prompt_schedule": (scheduled(_real(), WOLF), REAL),
-    "hyvideo_prompt_blend": (blended(_real(), HEAVY_CAT, WOLF, "hyvideo"), REAL.explained(WEIGHTED)),
-    "hyvideo_guidance": (guided(_real(), "double 2"), REAL),
-    "hyvideo_solver": (solved(_real(), "dpm++ 2m", 20), REAL.explained(LEVELS)),
-    "hyvideo_fast": (cached(_real()), REAL),
-    "hyvideo_sparse_attention": (sparse(_real(VIDEO_720P)), REAL.explained(NEAR)),
-    "hyvideo_long": (windowed(_real(replace(VIDEO_540P, frames=257)), 129, 32), REAL),
-    "hyvideo_loop": (looping(_real(), 5), REAL),
-    "hyvideo_batch": (batched(_real(), WOLF, 5, "hyvideo_batch"), REAL.explained(SEVERAL)),
-    "hyvideo_t2v_native_nodes": (native_nodes(REAL, VIDEO_540P, "hyvideo_native"), REAL),
-    "hyvideo_image_native_nodes": (native_nodes(REAL, IMAGE_720P, "hyvideo_native"), REAL),
-    "hyvideo_demo_t2v": (_demo(), DEMO),
-    "hyvideo_demo_image": (own_nodes(DEMO, DEMO_IMAGE, "hyvideo_demo", DEMO_IMAGE_PROMPT), DEMO),
-    "hyvideo_demo_i2v": (_DEMO_I2V, DEMO_I2V),
-    "hyvideo_demo_inpaint": (
+
+class Workflow(NamedTuple):
+    """A graph with the model files it loads."""
+
+    graph: Graph
+    files: Files
+
+
+WORKFLOWS: dict[str, Workflow] = {
+    "hyvideo_t2v": Workflow(_real(), REAL),
+    "hyvideo_image": Workflow(_real(IMAGE_720P), REAL),
+    "hyvideo_i2v": Workflow(_I2V, REAL_I2V),
+    "hyvideo_i2v_vision": Workflow(seen(_I2V_VISION, FIRST_FRAME), REAL_I2V_VISION),
+    "hyvideo_keyframes": Workflow(between(_real(prompt=MOTION)), REAL_KEYFRAMES),
+    "hyvideo_ip2v": Workflow(seen(_real(prompt=OF_IMAGE), IN_PROMPT), REAL_VISION),
+    "hyvideo_inpaint": Workflow(inpainted(_real(), USERS_CLIP, right_half(960, 544), 0.9), REAL),
+    "hyvideo_flow_edit": Workflow(of_own_clip(edited(_real(), WOLF, VIDEO_540P.steps)), REAL),
+    "hyvideo_rf_inversion": Workflow(inverted(_real(prompt=WOLF), USERS_CLIP, 0.5, 0.5), REAL),
+    "hyvideo_prompt_schedule": Workflow(scheduled(_real(), WOLF), REAL),
+    "hyvideo_prompt_blend": Workflow(blended(_real(), HEAVY_CAT, WOLF, "hyvideo"), REAL),
+    "hyvideo_guidance": Workflow(guided(_real(), "double 2"), REAL),
+    "hyvideo_solver": Workflow(solved(_real(), "dpm++ 2m", 20), REAL),
+    "hyvideo_fast": Workflow(cached(_real()), REAL),
+    "hyvideo_sparse_attention": Workflow(sparse(_real(VIDEO_720P)), REAL),
+    "hyvideo_long": Workflow(windowed(_real(replace(VIDEO_540P, frames=257)), 129, 32), REAL),
+    "hyvideo_loop": Workflow(looping(_real(), 5), REAL),
+    "hyvideo_batch": Workflow(batched(_real(), WOLF, 5, "hyvideo_batch"), REAL),
+    "hyvideo_t2v_native_nodes": Workflow(native_nodes(REAL, VIDEO_540P, "hyvideo_native"), REAL),
+    "hyvideo_image_native_nodes": Workflow(native_nodes(REAL, IMAGE_720P, "hyvideo_native"), REAL),
+    "hyvideo_demo_t2v": Workflow(_demo(), DEMO),
+    "hyvideo_demo_image": Workflow(own_nodes(DEMO, DEMO_IMAGE, "hyvideo_demo", DEMO_IMAGE_PROMPT), DEMO),
+    "hyvideo_demo_i2v": Workflow(_DEMO_I2V, DEMO_I2V),
+    "hyvideo_demo_inpaint": Workflow(
         inpainted(_demo(prompt=TWO), red_square(16, 16, DEMO_VIDEO.frames), _small_mask(), 0.9),
-        DEMO.explained(MASKED),
+        DEMO,
     ),
-    "hyvideo_demo_flow_edit": (edited(_demo(), BLUE, DEMO_VIDEO.steps), DEMO),
-    "hyvideo_demo_rf_inversion": (
+    "hyvideo_demo_flow_edit": Workflow(edited(_demo(), BLUE, DEMO_VIDEO.steps), DEMO),
+    "hyvideo_demo_rf_inversion": Workflow(
         inverted(_demo(prompt=BLUE_STILL), red_square(frames=DEMO_VIDEO.frames), 0.0, 0.8),
-        DEMO.explained(INVERTED),
+        DEMO,
     ),
-    "hyvideo_demo_prompt_schedule": (scheduled(_demo(), BLUE), DEMO),
-    "hyvideo_demo_prompt_blend": (blended(_demo(), HEAVY_RED, YELLOW, "hyvideo_demo"), DEMO.explained(WEIGHTED)),
-    "hyvideo_demo_guidance": (guided(_demo(), "double 1"), DEMO),
-    "hyvideo_demo_solver": (solved(_demo(), "dpm++ 2m", 8), DEMO.explained(LEVELS)),
-    "hyvideo_demo_fast": (cached(_demo()), DEMO),
-    "hyvideo_demo_long": (windowed(_demo(replace(DEMO_VIDEO, frames=49)), 17, 8), DEMO),
-    "hyvideo_demo_loop": (looping(_demo(prompt=STILL), 2), DEMO),
-    "hyvideo_demo_batch": (batched(_demo(), GREEN, 5, "hyvideo_demo_batch"), DEMO.explained(SEVERAL)),
+    "hyvideo_demo_prompt_schedule": Workflow(scheduled(_demo(), BLUE), DEMO),
+    "hyvideo_demo_prompt_blend": Workflow(blended(_demo(), HEAVY_RED, YELLOW, "hyvideo_demo"), DEMO),
+    "hyvideo_demo_guidance": Workflow(guided(_demo(), "double 1"), DEMO),
+    "hyvideo_demo_solver": Workflow(solved(_demo(), "dpm++ 2m", 8), DEMO),
+    "hyvideo_demo_fast": Workflow(cached(_demo()), DEMO),
+    "hyvideo_demo_long": Workflow(windowed(_demo(replace(DEMO_VIDEO, frames=49)), 17, 8), DEMO),
+    "hyvideo_demo_loop": Workflow(looping(_demo(prompt=STILL), 2), DEMO),
+    "hyvideo_demo_batch": Workflow(batched(_demo(), GREEN, 5, "hyvideo_demo_batch"), DEMO),
 }
 #: What the models of the demo cannot do: they see no images, know no end image, and their videos are one tile.
 WITHOUT_DEMO = ("hyvideo_i2v_vision", "hyvideo_keyframes", "hyvideo_ip2v", "hyvideo_sparse_attention")

@@ -39,17 +39,17 @@ def guided(graph: Graph, stg_blocks: str) -> Graph:
     interval = {"start": 0.0, "end": 1.0}
     return with_features(
         graph,
-        ("zero", Node("HyvCfgZeroStar", {"optimized_scale": True, "zero_steps": 1, **interval}, 2, 130)),
+        ("zero", Node("HyvCfgZeroStar", {"optimized_scale": True, "zero_steps": 1, **interval})),
         (
             "stg",
-            Node("HyvSTG", {"scale": 0.5, "blocks": stg_blocks, "mode": "residual (STG-R)", **interval}, 2, 180),
+            Node("HyvSTG", {"scale": 0.5, "blocks": stg_blocks, "mode": "residual (STG-R)", **interval}),
         ),
     )
 
 
 def cached(graph: Graph) -> Graph:
     """With steps skipped."""
-    return with_features(graph, ("cache", Node("HyvFirstBlockCache", {"threshold": 0.06}, 2, 200)))
+    return with_features(graph, ("cache", Node("HyvFirstBlockCache", {"threshold": 0.06})))
 
 
 def windowed(graph: Graph, window_frames: int, overlap_frames: int) -> Graph:
@@ -57,16 +57,14 @@ def windowed(graph: Graph, window_frames: int, overlap_frames: int) -> Graph:
     windows: dict[str, Any] = {"window_frames": window_frames, "overlap_frames": overlap_frames, "schedule": "static"}
     return with_features(
         graph,
-        ("windows", Node("HyvContextWindows", {**windows, "blend": "pyramid", "freenoise": True}, 2, 200)),
-        ("enhance", Node("HyvEnhanceAVideo", {"weight": 4.0, "start": 0.0, "end": 1.0}, 2, 130)),
+        ("windows", Node("HyvContextWindows", {**windows, "blend": "pyramid", "freenoise": True})),
+        ("enhance", Node("HyvEnhanceAVideo", {"weight": 4.0, "start": 0.0, "end": 1.0})),
     )
 
 
 def looping(graph: Graph, shift_latent_frames: int) -> Graph:
     """Without an end."""
-    changed = with_features(
-        graph, ("loop", Node("HyvSeamlessLoop", {"shift_latent_frames": shift_latent_frames}, 2, 80))
-    )
+    changed = with_features(graph, ("loop", Node("HyvSeamlessLoop", {"shift_latent_frames": shift_latent_frames})))
     decode = changed["decode"]
     return {**changed, "decode": replace(decode, inputs={**decode.inputs, "loop": True})}
 
@@ -74,14 +72,12 @@ def looping(graph: Graph, shift_latent_frames: int) -> Graph:
 def sparse(graph: Graph) -> Graph:
     """With attention to what is near alone."""
     windows = {f"window_{axis}": 5 for axis in ("frames", "height", "width")}
-    return with_features(
-        graph, ("tiles", Node("HyvSlidingTileAttention", {**windows, "start": 0.3, "end": 1.0}, 2, 250))
-    )
+    return with_features(graph, ("tiles", Node("HyvSlidingTileAttention", {**windows, "start": 0.3, "end": 1.0})))
 
 
 def solved(graph: Graph, solver: str, steps: int) -> Graph:
     """With another solver, and the noise levels of a node of its own."""
-    levels = Node("HyvSchedule", {"steps": steps, "shift": 7.0, "denoise": 1.0}, 1, 160)
+    levels = Node("HyvSchedule", {"steps": steps, "shift": 7.0, "denoise": 1.0})
     return {
         **after(graph, "size", schedule=levels),
         "sampler": with_inputs(graph["sampler"], solver=solver, sigmas=Link("schedule")),
@@ -90,9 +86,7 @@ def solved(graph: Graph, solver: str, steps: int) -> Graph:
 
 def scheduled(graph: Graph, later: str) -> Graph:
     """With another prompt in the later part of the run."""
-    turn = Node(
-        "HyvPromptSchedule", {"prompt": Link("later"), "start": 0.4, "fade": 0.2, "replaces": "positive"}, 2, 180
-    )
+    turn = Node("HyvPromptSchedule", {"prompt": Link("later"), "start": 0.4, "fade": 0.2, "replaces": "positive"})
     second = replace(with_inputs(graph["prompt"], prompt=later), title="Later prompt")
     return after(with_features(graph, ("turn", turn)), "prompt", later=second)
 
@@ -109,8 +103,8 @@ def blended(graph: Graph, first: str, second: str, name: str) -> Graph:
         graph,
         "prompt",
         **prompts,
-        blend=Node("HyvBlendPrompts", mixture, 1, 110),
-        keep=Node("HyvSavePrompt", saved, 1, 180),
+        blend=Node("HyvBlendPrompts", mixture),
+        keep=Node("HyvSavePrompt", saved),
     )
     return {**changed, "sampler": with_inputs(graph["sampler"], positive=Link("blend"))}
 
@@ -122,7 +116,7 @@ def batched(graph: Graph, second: str, checkpoint_every: int, name: str) -> Grap
         graph,
         "prompt",
         second=replace(with_inputs(graph["prompt"], prompt=second), title="Prompt of the second clip"),
-        batch=Node("HyvBatchPrompts", batch, 1, 90),
+        batch=Node("HyvBatchPrompts", batch),
     )
     changed["size"] = with_inputs(graph["size"], batch_size=2)
     changed["sampler"] = with_inputs(graph["sampler"], positive=Link("batch"), checkpoint_every=checkpoint_every)
@@ -134,14 +128,10 @@ def _clip(place: int, title: str, name: str) -> Graph:
     """One of the sampler's clips as an mp4, without its frames held in memory."""
     saved = {"fps": 24.0, "crf": 16, "filename_prefix": f"video/{name}_{place + 1}"}
     return {
-        f"clip_{place}": Node(
-            "LatentFromBatch", {"samples": Link("sampler"), "batch_index": place, "length": 1}, 2, 110
-        ),
+        f"clip_{place}": Node("LatentFromBatch", {"samples": Link("sampler"), "batch_index": place, "length": 1}),
         f"save_{place}": Node(
             "HyvDecodeVideo",
             {"vae": Link("vae"), "latent": Link(f"clip_{place}"), "tiling": "auto", **saved},
-            3,
-            560,
             title,
         ),
     }

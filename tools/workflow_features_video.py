@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from tools.downloads import KEYFRAME_LORA, VISION
 from tools.workflow_features import after, with_features, with_inputs
-from tools.workflow_graphs import HOSTS_PICTURE, KEYFRAME_LORA, VISION, Graph, Link, Node
+from tools.workflow_graphs import HOSTS_PICTURE, Graph, Link, Node
 
 #: The user's clip in the host's input folder.
 CLIP = "example.mp4"
 USERS_CLIP: Graph = {
-    "video": Node("LoadVideo", {"file": CLIP}, 1, 330, "Video"),
-    "frames": Node("GetVideoComponents", {"video": Link("video")}, 1, 90),
+    "video": Node("LoadVideo", {"file": CLIP}, "Video"),
+    "frames": Node("GetVideoComponents", {"video": Link("video")}),
 }
 #: What a prompt's images are for.
 FIRST_FRAME: dict[str, Any] = {"use": "image-to-video v2 (token_replace)", "use.interleave": 4}
@@ -26,10 +27,8 @@ def seen(graph: Graph, use: Mapping[str, Any]) -> Graph:
     prompt = graph["prompt"]
     said = {name: prompt.inputs[name] for name in ("text_encoders", "prompt", "negative")}
     changed = after(graph, "prompt", **picture)
-    changed["encoders"] = replace(with_inputs(graph["encoders"], vision=VISION.file), height_px=180)
-    changed["prompt"] = Node(
-        "HyvEncodeImagePrompt", {**said, "images.image0": Link("picture"), **use}, 1, 270, prompt.title
-    )
+    changed["encoders"] = with_inputs(graph["encoders"], vision=VISION.file)
+    changed["prompt"] = Node("HyvEncodeImagePrompt", {**said, "images.image0": Link("picture"), **use}, prompt.title)
     return changed
 
 
@@ -43,14 +42,14 @@ def between(graph: Graph) -> Graph:
     keys = {"vae": Link("vae"), "first": Link("first"), "last": Link("last"), "latent": Link("size")}
     return with_features(
         after(graph, "size", **ends),
-        ("lora", Node("HyvLora", lora, 0, 180)),
-        ("keys", Node("HyvKeyframes", keys, 2, 130)),
+        ("lora", Node("HyvLora", lora)),
+        ("keys", Node("HyvKeyframes", keys)),
     )
 
 
 def of_clip(graph: Graph, clip: Graph) -> Graph:
     """With the frames that the last node of ``clip`` gives, encoded, in place of an empty latent."""
-    encode = Node("HyvEncode", {"vae": Link("vae"), "images": Link(list(clip)[-1]), "tiling": "auto"}, 2, 120)
+    encode = Node("HyvEncode", {"vae": Link("vae"), "images": Link(list(clip)[-1]), "tiling": "auto"})
     changed = after(graph, "size", **clip, encode=encode)
     del changed["size"]
     return {**changed, "sampler": with_inputs(graph["sampler"], latent=Link("encode"))}
@@ -60,15 +59,15 @@ def right_half(width: int, height: int) -> Graph:
     """A mask that is white there, drawn by nodes."""
     place = {"x": width // 2, "y": 0, "operation": "add"}
     return {
-        "kept": Node("SolidMask", {"value": 0.0, "width": width, "height": height}, 1, 110, "Black: kept"),
-        "anew": Node("SolidMask", {"value": 1.0, "width": width // 2, "height": height}, 1, 110, "White: made anew"),
-        "mask": Node("MaskComposite", {"destination": Link("kept"), "source": Link("anew"), **place}, 1, 150, "Mask"),
+        "kept": Node("SolidMask", {"value": 0.0, "width": width, "height": height}, "Black: kept"),
+        "anew": Node("SolidMask", {"value": 1.0, "width": width // 2, "height": height}, "White: made anew"),
+        "mask": Node("MaskComposite", {"destination": Link("kept"), "source": Link("anew"), **place}, "Mask"),
     }
 
 
 def inpainted(graph: Graph, clip: Graph, mask: Graph, denoise: float) -> Graph:
     """With a clip of which the white part of ``mask`` is made anew."""
-    masked = Node("SetLatentNoiseMask", {"samples": Link("encode"), "mask": Link(list(mask)[-1])}, 2, 80)
+    masked = Node("SetLatentNoiseMask", {"samples": Link("encode"), "mask": Link(list(mask)[-1])})
     changed = after(of_clip(graph, clip), "encode", **mask, masked=masked)
     return {**changed, "sampler": with_inputs(graph["sampler"], latent=Link("masked"), denoise=denoise)}
 
@@ -79,11 +78,11 @@ def inverted(graph: Graph, clip: Graph, gamma: float, eta: float) -> Graph:
     back = {"steps": sampler.inputs["steps"], "shift": sampler.inputs["shift"]}
     there = {"model": Link("model"), "prompt": Link("prompt", 1), "latent": Link("encode"), **back}
     steer = {"latent": Link("encode"), "eta": eta, "trend": "constant", "start": 0.0, "end": 0.6}
-    changed = with_features(of_clip(graph, clip), ("steer", Node("HyvRFInversion", steer, 2, 200)))
+    changed = with_features(of_clip(graph, clip), ("steer", Node("HyvRFInversion", steer)))
     changed = after(
         changed,
         "encode",
-        invert=Node("HyvInvert", {**there, "gamma": gamma, "seed": 42, "guidance": 0.0}, 2, 270),
+        invert=Node("HyvInvert", {**there, "gamma": gamma, "seed": 42, "guidance": 0.0}),
     )
     return {**changed, "sampler": with_inputs(changed["sampler"], latent=Link("invert"), add_noise=False)}
 
@@ -106,7 +105,7 @@ def edited(graph: Graph, target: str, steps: int) -> Graph:
     }
     shall = replace(with_inputs(graph["prompt"], prompt=target), title="What it shall show")
     changed = after(graph, "prompt", prompt=replace(graph["prompt"], title="What it shows"), target=shall)
-    changed = after(changed, "sampler", edit=Node("HyvFlowEdit", edit, 2, 520))
+    changed = after(changed, "sampler", edit=Node("HyvFlowEdit", edit))
     return {**changed, "decode": with_inputs(graph["decode"], latent=Link("edit"))}
 
 

@@ -12,7 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from tools import locales, node_reference
+from tools import locales, node_reference, workflow_notes
 from tools import workflow_layout as layout
 from tools.paths import DEMO_BASE, ROOT
 from tools.server import PACK_NAME, Server
@@ -71,21 +71,23 @@ def api_format(graph: Graph, object_info: Json) -> Json:
 def ui_format(name: str, graph: Graph, models: Files, object_info: Json) -> Json:
     """The form that the browser opens."""
     ids = _ids(graph)
-    note_id = len(ids) + 1
     links = _links(graph, ids, object_info)
-    boxes = layout.boxes(graph)
+    notes = workflow_notes.notes(name, graph, models)
+    boxes, note_boxes = layout.boxes(graph, notes)
     nodes = []
     for key, node in graph.items():
-        position, size = boxes[key]
-        nodes.append(_ui_node(ids[key], node, links, models, object_info) | {"pos": position, "size": size})
+        place = {"pos": [boxes[key].left, boxes[key].top], "size": [boxes[key].width, boxes[key].height]}
+        nodes.append(_ui_node(ids[key], node, links, models, object_info) | place)
+    for number, (note, box) in enumerate(zip(notes, note_boxes, strict=True), start=len(ids) + 1):
+        nodes.append(layout.note_node(note, box, number))
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{PACK_NAME}/{name}")),
         "revision": 0,
-        "last_node_id": note_id,
+        "last_node_id": len(nodes),
         "last_link_id": max(link[0] for link in links),
-        "nodes": [*nodes, layout.note(graph, note_id, models.note_title, models.note)],
+        "nodes": nodes,
         "links": links,
-        "groups": layout.groups(graph),
+        "groups": layout.groups(graph, notes),
         "config": {},
         "extra": {"ds": {"scale": 0.7, "offset": [140, 200]}},
         "version": 0.4,

@@ -285,15 +285,24 @@ class StepCache(Extension):
         cache: CacheState[Slot] = state
         cache.recall(kept, self.kept_on(torch.empty(0, device=cache.dit.device)))
 
-    def report(self, state: Any) -> str:
+    def note(self, state: Any) -> str:
         """Steps skipped of those it was active in, of each branch, and the share of the blocks' work."""
         tallies: dict[str, Tally] = state.tallies
         if not tallies:
             return ""
         counts = [f"{sum(each.steps.values())} of {len(each.steps)} steps of {name}" for name, each in tallies.items()]
-        share = sum(each.saved for each in tallies.values()) / sum(each.work for each in tallies.values())
-        self.saved(share)
-        return f"{self.name} skipped {', '.join(counts)}: {share:.0%} of the blocks' work."
+        return f"{self.name} skipped {', '.join(counts)}: {_saved_share(tallies):.0%} of the blocks' work."
+
+    def report(self, state: Any) -> str:
+        """The same of the whole run; ``saved`` hears the share."""
+        if state.tallies:
+            self.saved(_saved_share(state.tallies))
+        return self.note(state)
+
+
+def _saved_share(tallies: Mapping[str, Tally]) -> float:
+    """The share (0–1) of the blocks' work that was saved in all branches together."""
+    return sum(each.saved for each in tallies.values()) / sum(each.work for each in tallies.values())
 
 
 def embedded(dit: DiT, x: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:

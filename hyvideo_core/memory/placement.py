@@ -7,6 +7,7 @@ forgets the copy. The host's tensors are never written and never copied back to.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -186,7 +187,8 @@ class Placement:
             place.put(tensor)
 
 
-def residence_order(total: int) -> list[int]:
+@lru_cache(8)  # A plan asks for it hundreds of times.
+def residence_order(total: int) -> tuple[int, ...]:
     """Blocks in the order in which they become resident: each in the middle of the longest run that streams.
 
     Fewer residents are the beginning of more, so that a change moves no block but those it is about.
@@ -199,7 +201,7 @@ def residence_order(total: int) -> list[int]:
         middle = (start + stop) // 2
         order.append(middle)
         runs += [run for run in ((start, middle), (middle + 1, stop)) if run[0] < run[1]]
-    return order
+    return tuple(order)
 
 
 def spread(count: int, total: int) -> list[bool]:

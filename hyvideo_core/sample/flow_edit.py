@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -24,7 +25,7 @@ from hyvideo_core.model.dit import DiT
 from hyvideo_core.sample.checkpoint import Checkpoint, Standing, check_resume, resumed
 from hyvideo_core.sample.flow import Flow, fitted_prompts
 from hyvideo_core.sample.guidance import Guidance
-from hyvideo_core.sample.run import Step, check_run, clip_numbers, level_noise, made, report, spans
+from hyvideo_core.sample.run import Step, check_run, clip_numbers, level_noise, made, notes, report, spans
 from hyvideo_core.sample.schedule import falls, noised
 from hyvideo_core.sample.seams import SOURCE, TARGET, Extension, Run, started
 from hyvideo_core.types import Conditioning
@@ -152,7 +153,7 @@ def _steps(
                 velocity = target.velocity(x, sigma, index)
                 denoised = target.held(x - sigma * velocity, 0.0, index)
                 x = target.held(x + velocity * (sigma_next - sigma), sigma_next, index)
-            yield Step(index, sigma, x, denoised, standing.after(index, x))
+            yield Step(index, sigma, x, denoised, standing.after(index, x), partial(notes, running))
         report(running)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 import torch
 
@@ -22,7 +23,7 @@ from hyvideo_core.model.dit import DiT
 from hyvideo_core.sample.checkpoint import Checkpoint, Standing, check_resume, resumed
 from hyvideo_core.sample.flow import Flow, fitted
 from hyvideo_core.sample.guidance import Guidance
-from hyvideo_core.sample.run import Step, check_run, made, report, spans
+from hyvideo_core.sample.run import Step, check_run, made, notes, report, spans
 from hyvideo_core.sample.schedule import falls
 from hyvideo_core.sample.seams import INVERSION, Extension, Run, started
 from hyvideo_core.types import Conditioning
@@ -105,5 +106,5 @@ def _steps(
             share = gamma * (sigma_next - sigma) / (1 - sigma)
             x = torch.lerp(x, noise, share) + velocity * ((1 - gamma) * (sigma_next - sigma))
             x = flow.held(x, sigma_next, index)
-            yield Step(index, sigma, x, denoised, standing.after(index, x))
+            yield Step(index, sigma, x, denoised, standing.after(index, x), partial(notes, running))
         report(running)

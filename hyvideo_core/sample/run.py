@@ -34,7 +34,8 @@ logger = logging.getLogger(__name__)
 class Step:
     """A finished step: its number from 0, the σ it started at, the latent after it, and the clean estimate.
 
-    ``checkpoint``, called before the next step is asked for, gives what ``resume`` takes to go on after this one.
+    Called before the next step is asked for, ``checkpoint`` gives what ``resume`` takes to go on after this one, and
+    ``notes`` what extensions have to tell of the run so far, a line each.
     """
 
     index: int
@@ -42,6 +43,7 @@ class Step:
     x: torch.Tensor
     denoised: torch.Tensor
     checkpoint: Callable[[], Checkpoint] = field(repr=False, compare=False)
+    notes: Callable[[], list[str]] = field(repr=False, compare=False)
 
 
 def sample(
@@ -151,7 +153,7 @@ def _steps(
             road = Road(past, partial(_ask, flow, index), partial(level_noise, x, seed, sigma_next, numbers=numbers))
             x = flow.held(solver.advance(here, sigma_next, road), sigma_next, index)
             past = [here, *past][:PAST]
-            yield Step(index, sigma, x, denoised, standing.after(index, x, past))
+            yield Step(index, sigma, x, denoised, standing.after(index, x, past), partial(notes, running))
         report(running)
 
 
@@ -168,6 +170,11 @@ def made(resume: Checkpoint | None) -> int:
 def spans(levels: Sequence[float], first: int) -> Iterator[tuple[int, float, float]]:
     """The steps from ``first`` on: each one's number, and the noise levels where it starts and ends."""
     return ((index, *pair) for index, pair in islice(enumerate(pairwise(levels)), first, None))
+
+
+def notes(running: Sequence[Running]) -> list[str]:
+    """What the extensions of a run have to tell of it so far, a line each."""
+    return [line for extension, state in running if (line := extension.note(state))]
 
 
 def report(running: Sequence[Running]) -> None:

@@ -147,6 +147,10 @@ class Extension:
         """What the solver follows instead of the guided velocity."""
         return velocity
 
+    def note(self, state: Any) -> str:
+        """What is worth telling of the run so far, in one line; empty for nothing. May be asked after any step."""
+        return ""
+
     def report(self, state: Any) -> str:
         """What is worth telling of the run when it is over, in one line; empty for nothing."""
         return ""

@@ -15,7 +15,7 @@ from hyvideo_core.weights.dit import (
 from hyvideo_core.weights.files import parameter_count, size_on_disk_bytes
 from hyvideo_core.weights.lora import Lora, lora_bytes, lora_shapes, merge, widened_channels
 from hyvideo_core.weights.text import describe_clip, describe_mllm, holds_tokenizer, load_clip, load_mllm
-from hyvideo_core.weights.vae import describe_vae, load_vae
+from hyvideo_core.weights.vae import describe_vae, inspect_vae, load_vae
 from hyvideo_core.weights.vision import describe_vision, load_vision
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "detect_dit",
     "holds_tokenizer",
     "inspect_dit",
+    "inspect_vae",
     "kind_of",
     "load_clip",
     "load_dit",

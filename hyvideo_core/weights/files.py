@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from hyvideo_core.errors import CheckpointError
 from hyvideo_core.ops import Stored
 
+SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 GGUF_SUFFIX = ".gguf"
 #: Nestings under which official pickles hide their state dict.
@@ -183,7 +184,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         found = "a folder" if path.is_dir() else "nothing"
         raise CheckpointError(f"{path} should be a checkpoint file, but there is {found}. Check the path.")
     suffix = path.suffix.lower()
-    if suffix in (".safetensors", ".sft"):
+    if suffix in SAFETENSORS_SUFFIXES:
         return SafetensorsCheckpoint(path)
     if suffix in PICKLE_SUFFIXES:
         return PickleCheckpoint(path)

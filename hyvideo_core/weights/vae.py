@@ -78,6 +78,12 @@ def load_vae(
     return materialise(lambda: VAE(config), checkpoint, names.__getitem__, dtype=dtype, device=device, adapt=adapt)
 
 
+def inspect_vae(path: str | Path) -> VAEConfig:
+    """The configuration of a VAE file, from its header. Raises ``CheckpointError`` for other files."""
+    checkpoint = open_checkpoint(path)
+    return detect_config(checkpoint, *_find_layout(checkpoint))
+
+
 def describe_vae(path: str | Path) -> str:
     """One line on a VAE file, from its header. Raises ``CheckpointError`` for other files."""
     checkpoint = open_checkpoint(path)

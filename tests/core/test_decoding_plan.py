@@ -9,7 +9,15 @@ import torch
 from measure import traced_peak_bytes
 
 from hyvideo_core.configs import HUNYUAN_VIDEO_VAE, VAEConfig
-from hyvideo_core.decoding_plan import choose_tiling, tilings, vae_activation_bytes, whole_or_tiled, with_smaller_tiles
+from hyvideo_core.decoding_plan import (
+    choose_tiling,
+    decoding_with,
+    plan_decoding,
+    tilings,
+    vae_activation_bytes,
+    whole_or_tiled,
+    with_smaller_tiles,
+)
 from hyvideo_core.errors import GeometryError
 from hyvideo_core.vae import VAE, Tiling, streaming
 
@@ -132,3 +140,25 @@ def test_what_fits_or_fails_otherwise_in_one_piece_is_not_tried_in_tiles() -> No
     assert whole_or_tiled(lambda: "whole", fails, fails) == "whole"
     with pytest.raises(RuntimeError, match="shapes differ"):
         whole_or_tiled(fails, lambda: "tiled", lambda: None)
+
+
+# --- plans --------------------------------------------------------------------------------------------------------
+
+CLIP, WEIGHTS_BYTES = (33, 90, 160), 500_000_000
+
+
+def test_a_plan_has_the_first_tiles_that_fit_beside_the_weights() -> None:
+    need = decoding_with(tilings(HUNYUAN_VIDEO_VAE)[1], CLIP, WEIGHTS_BYTES, 2, 0).peak_bytes
+    plan = plan_decoding(CLIP, WEIGHTS_BYTES, 2, need)
+    assert plan.tiling == tilings(HUNYUAN_VIDEO_VAE)[1]
+    assert plan.peak_bytes == need == WEIGHTS_BYTES + plan.activation_bytes
+    assert plan_decoding(CLIP, WEIGHTS_BYTES, 2, need - 1).tiling == tilings(HUNYUAN_VIDEO_VAE)[2]
+    with pytest.raises(GeometryError, match="The VAE needs"):
+        plan_decoding(CLIP, WEIGHTS_BYTES, 2, WEIGHTS_BYTES)
+
+
+def test_a_plan_without_tiles_says_so_and_takes_most() -> None:
+    whole = decoding_with(None, CLIP, WEIGHTS_BYTES, 2, 0)
+    assert "VAE: no tiles" in whole.describe()
+    assert whole.activation_bytes == vae_activation_bytes(CLIP, None, None, 2)
+    assert whole.peak_bytes > decoding_with(Tiling(256, 64, 0.25), CLIP, WEIGHTS_BYTES, 2, 0).peak_bytes

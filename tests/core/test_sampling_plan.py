@@ -239,6 +239,22 @@ def test_what_does_not_fit_says_how_much_would() -> None:
         planned(BF16, HD, 2)
     needed = float(str(caught.value).split("at least ")[1].split(" GB")[0])
     assert planned(BF16, HD, needed + 0.01).resident_blocks == 0
+    assert caught.value.needed_bytes is not None
+    assert f"{caught.value.needed_bytes / 1e9:.2f}" == f"{needed:.2f}"
+
+
+def test_streaming_shows_where_copying_takes_longer_than_computing() -> None:
+    image, video = planned(BF16, IMAGE, 5), planned(BF16, HD, 8)
+    assert image.streaming_shows
+    assert "will show" in image.describe()
+    assert not video.streaming_shows
+    assert "behind the computation" in video.describe()
+
+
+def test_operations_grow_faster_than_the_length_and_as_the_clips() -> None:
+    half, whole = planned(BF16, (1, 16, 17, 90, 160), 60), planned(BF16, HD, 60)
+    assert 2 < whole.flops / half.flops < 4
+    assert planned(BF16, (2, *HD[1:]), 60).flops == 2 * whole.flops
 
 
 def test_residents_by_hand_are_kept() -> None:

@@ -13,7 +13,7 @@ from golden_data import GOLDEN, golden
 from hyvideo_core.configs import HUNYUAN_VIDEO_VAE, VAEConfig
 from hyvideo_core.errors import CheckpointError
 from hyvideo_core.weights.files import Checkpoint
-from hyvideo_core.weights.vae import detect_config, host_name, load_vae
+from hyvideo_core.weights.vae import detect_config, host_name, inspect_vae, load_vae
 
 WEIGHTS, META = golden("vae_weights")
 METADATA = {"config": json.dumps(META["config"])}
@@ -44,8 +44,10 @@ def test_the_rule_for_host_names_gives_the_whole_manifest() -> None:
 @pytest.mark.parametrize("layout", [dict, host_layout])
 def test_every_layout_and_prefix_gives_the_same_video(tmp_path: Path, layout: type, prefix: str) -> None:
     expected = load_vae(GOLDEN / "vae_weights.safetensors").decode(LATENT)
-    found = load_vae(saved(tmp_path, layout(WEIGHTS), prefix)).decode(LATENT)
-    assert torch.equal(found, expected)
+    file = saved(tmp_path, layout(WEIGHTS), prefix)
+    vae = load_vae(file)
+    assert torch.equal(vae.decode(LATENT), expected)
+    assert inspect_vae(file) == vae.config
 
 
 def test_the_official_pickle_with_its_nesting_loads_too(tmp_path: Path) -> None:

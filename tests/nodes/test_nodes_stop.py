@@ -15,7 +15,7 @@ MANY_STEPS = {"sampler.steps": 1000, "size.frames": 33}
 #: One block takes a fraction of a second here; a stop that waits for the whole step, or for the run, takes minutes.
 STOP_S = 10.0
 #: What readings of the same state differ by, with room.
-GROWTH_MIB = 4
+GROWTH_MIB = 8
 #: What a job must be seen to hold before it is stopped; its exception's frames alone hold a fifth of it.
 HELD_MIB = 60
 
@@ -134,10 +134,10 @@ def test_a_stop_while_saving_leaves_no_file_and_no_encoder(studio):
     }
     prompt_id = studio.client.queue(job)
     deadline = time.monotonic() + 60
-    while not encoders(studio):
+    # A first ffmpeg only tells which encoders it has.
+    while not (encoders(studio) and folder.is_dir() and any(folder.iterdir())):
         assert time.monotonic() < deadline, "nothing was saved"
         time.sleep(0.005)
-    assert list(folder.iterdir())
     final, _ = stop(studio, prompt_id)
     assert final.type == "execution_interrupted"
     assert final.data["node_id"] == "save"

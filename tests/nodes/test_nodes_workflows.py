@@ -126,7 +126,7 @@ def test_a_workflow_for_the_real_files_lacks_nothing_but_the_files(studio, name)
             field = error["extra_info"]["input_name"]
             assert field in FILE_INPUTS
             found[API[name][node_id]["inputs"][field]] = error["details"]
-    assert set(found) == {each.file for each in WORKFLOWS[name][1].downloads}
+    assert set(found) == {each.file for each in WORKFLOWS[name].files.downloads}
     assert all(file in details for file, details in found.items())
 
 

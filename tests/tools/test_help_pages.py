@@ -11,20 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from hyvideo_core.video import FORMATS
 from tools import locales
 from tools.client import ComfyClient
 from tools.paths import ROOT
+from tools.pictures.catalog import PICTURES
+from tools.pictures.drawing import MOST_BYTES
+from tools.pictures.screens import SCREENS
 from tools.server import PACK_NAME
 from tools.workflow_catalog import WORKFLOWS
 
 Json = dict[str, Any]
 
 LANGUAGES = ("en", "zh")
-#: Headings of a page, in order; a node without advanced inputs has no second.
+#: Headings of a page, in order; a node without advanced inputs has no second, and only those that save have the third.
 HEADINGS = {
-    "en": ("Inputs", "Advanced inputs", "Common mistakes"),
-    "zh": ("输入", "高级输入", "常见错误"),
+    "en": ("Inputs", "Advanced inputs", "Which format", "Common mistakes"),
+    "zh": ("输入", "高级输入", "选哪种格式", "常见错误"),
 }
 #: Names that are the same in Chinese.
 PROPER = {
@@ -43,6 +48,7 @@ PROPER = {
     "HyVideo STG",
     "HyVideo Studio",
     "HyVideo TeaCache",
+    "Latent",
     "LoRA",
     "Sigmas",
     "VAE",
@@ -51,6 +57,11 @@ PROPER = {
     "k",
 }
 CHINESE = re.compile("[\u4e00-\u9fff]")
+PICTURE = ".webp"
+#: What a clone and an installation can bear.
+MOST_BYTES_OF_ALL = 2_000_000
+#: Inputs of one name that are something else in another node.
+HOMONYMS = {"blocks", "last", "negative", "window_frames"}
 #: A gap in a quoted error, where a value stands.
 GAP = "…"
 #: Shorter pieces of a quoted error would be found anywhere.
@@ -74,9 +85,14 @@ class Page:
         first, *sections = re.split(r"^## ", self.text, flags=re.MULTILINE)
         self.title = first.splitlines()[0].removeprefix("# ")
         self.sections = {title: body for title, _, body in (section.partition("\n") for section in sections)}
-        self.inputs, self.advanced, self.mistakes = (
+        self.inputs, self.advanced, self.formats, self.mistakes = (
             re.findall(r"^- (.+)$", self.sections.get(heading, ""), re.MULTILINE) for heading in HEADINGS[language]
         )
+
+    @property
+    def pictures(self) -> dict[str, str]:
+        """Words by the pictures' addresses."""
+        return {address: words for words, address in re.findall(r"^!\[(.+)\]\((.+)\)$", self.text, re.MULTILINE)}
 
     @property
     def quotes(self) -> list[str]:
@@ -96,13 +112,37 @@ PAGES = [(node, language) for node in IDS for language in LANGUAGES]
 
 
 def test_each_node_has_its_pages_and_no_page_lacks_its_node() -> None:
-    found = {path.relative_to(locales.PAGES).as_posix() for path in locales.PAGES.rglob("*") if path.is_file()}
+    found = {
+        path.relative_to(locales.PAGES).as_posix() for path in locales.PAGES.rglob("*.*") if path.suffix != PICTURE
+    }
     assert found == {f"{node}/{language}.md" for node, language in PAGES} | {f"{node}.md" for node in IDS}
 
 
 @pytest.mark.parametrize("node", IDS)
 def test_a_language_without_pages_gets_the_english_one(node: str) -> None:
     assert (locales.PAGES / f"{node}.md").read_text("utf-8") == Page(node, "en").text
+
+
+@pytest.mark.parametrize("node", IDS)
+def test_a_page_shows_pictures_with_words_of_its_language(node: str) -> None:
+    """Addresses are relative to ``web/docs``: there the browser looks for the pictures of every page."""
+    english, chinese = Page(node, "en").pictures, Page(node, "zh").pictures
+    assert english.keys() == chinese.keys() != set()
+    assert all((locales.PAGES / address).is_file() for address in english)
+    assert not any(CHINESE.search(words) for words in english.values())
+    assert all(CHINESE.search(words) for words in chinese.values())
+
+
+def test_every_picture_is_used_made_by_us_and_small() -> None:
+    files = sorted((locales.PAGES / "pictures").iterdir())
+    assert {f"pictures/{path.name}" for path in files} == {address for id in IDS for address in Page(id, "en").pictures}
+    assert {path.name for path in files} == {f"{name}{PICTURE}" for name in (*PICTURES, *SCREENS)}
+    sizes = [path.stat().st_size for path in files]
+    assert max(sizes) <= MOST_BYTES
+    assert sum(sizes) <= MOST_BYTES_OF_ALL
+    for path in files:
+        with Image.open(path) as picture:
+            assert picture.format == "WEBP"
 
 
 @pytest.mark.parametrize(("node", "language"), PAGES)
@@ -138,6 +178,19 @@ def test_a_page_leads_to_nodes_and_templates_that_exist(node: str, language: str
     names = {each["display_name"] for each in NODES[language].values()}
     assert set(re.findall(r"(?<!\*)\*(HyVideo [^*]+)\*(?!\*)", text)) <= names
     assert set(re.findall(r"`(hyvideo_demo_\w+)`", text)) <= set(WORKFLOWS)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_pages_of_nodes_that_save_tell_what_each_format_is_for(language: str) -> None:
+    pages = {node: Page(node, language) for node in IDS if "format" in NODES["en"][node]["inputs"]}
+    assert pages
+    for page in pages.values():
+        told = "\n".join(page.formats)
+        assert [name for name in FORMATS if f"`{name}`" not in told] == []
+        assert not set(re.findall(r"`((?:\w|[. -])+ (?:mp4|webm|mov))`", told)) - FORMATS.keys()
+    assert len({tuple(page.formats) for page in pages.values()}) == 1, "they have the same formats"
+    without = [node for node in IDS if Page(node, language).formats]
+    assert without == list(pages)
 
 
 @pytest.mark.parametrize("node", IDS)
@@ -209,6 +262,37 @@ def test_a_page_quotes_errors_in_their_own_words(node: str) -> None:
         assert is_said(quote), quote
 
 
+@pytest.mark.parametrize("node", IDS)
+def test_a_quoted_error_calls_inputs_as_the_nodes_do(node: str) -> None:
+    inputs = {each["name"] for other in NODES["en"].values() for each in other["inputs"].values()}
+    for quote in Page(node, "en").quotes:
+        subject = re.match(r"([a-z]\w*) (?:is|are|has|holds) ", quote)
+        assert subject is None or subject[1] in inputs, quote
+        assert set(re.findall(r"\b[a-z]+_[a-z_]+\b", quote.replace("clip_l.safetensors", ""))) <= inputs, quote
+
+
+def test_errors_and_tooltips_name_nodes_as_the_browser_does() -> None:
+    names = {*old_names(), *(each["display_name"] for each in NODES["en"].values()), "HyVideo Studio"}
+    for text in (*texts(), *(text for _, text in leaves(NODES["en"]))):
+        for found in re.finditer(r"HyVideo (?=[A-Z])", text):
+            assert any(text.startswith(name, found.start()) for name in names), text[found.start() :][:60]
+
+
+def old_names() -> Iterator[str]:
+    """Display names of the nodes that are there for old workflows only."""
+    for path in sorted((ROOT / "nodes" / "legacy").glob("*.py")):
+        for part in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(part, ast.keyword) and part.arg == "display_name" and isinstance(part.value, ast.Constant):
+                yield str(part.value.value)
+
+
+@pytest.mark.parametrize("node", IDS)
+def test_a_chinese_page_tells_in_chinese_what_an_error_says(node: str) -> None:
+    for entry in Page(node, "zh").mistakes:
+        told = re.sub(r"`[^`]*`", "", entry).lstrip("：")
+        assert len(CHINESE.findall(told)) >= TELLING // 2, entry
+
+
 def test_a_misquoted_error_is_found_out() -> None:
     assert is_said("cfg is …, but there is no negative prompt. Connect one or set cfg to 1.")
     assert not is_said("cfg is …, but there is no negative prompt. Connect one, or set cfg to 1.")
@@ -243,6 +327,14 @@ def test_the_chinese_files_are_written_as_the_english_ones() -> None:
 def test_each_node_has_a_chinese_name_of_its_own() -> None:
     names = [node["display_name"] for node in NODES["zh"].values()]
     assert len(set(names)) == len(names)
+
+
+def test_an_input_has_one_chinese_name_in_all_nodes() -> None:
+    labels: dict[str, set[str]] = {}
+    for node, content in NODES["zh"].items():
+        for key, entry in content["inputs"].items():
+            labels.setdefault(NODES["en"][node]["inputs"][key]["name"], set()).add(entry["name"])
+    assert {name for name, found in labels.items() if len(found) > 1} == HOMONYMS
 
 
 @pytest.mark.parametrize("node", IDS)
@@ -310,6 +402,8 @@ def test_the_host_serves_pages_and_languages(client: ComfyClient) -> None:
     for name in ("HyvSampler/en.md", "HyvSampler/zh.md", "HyvSampler.md"):
         served = client.request(f"/extensions/{PACK_NAME}/docs/{name}")
         assert served.decode("utf-8") == (locales.PAGES / name).read_text("utf-8")
+    picture = next(iter(Page("HyvSampler", "en").pictures))
+    assert client.request(f"/extensions/{PACK_NAME}/docs/{picture}") == (locales.PAGES / picture).read_bytes()
     offered = client.get("/i18n")
     for language in LANGUAGES:
         assert offered[language]["nodeDefs"].items() >= NODES[language].items()

@@ -144,8 +144,8 @@ def test_the_pack_is_linked_and_the_demo_helper_only_where_wanted(stand_in) -> N
     nodes = server.base / "custom_nodes"
     assert (nodes / "hyvideo-studio").resolve() == ROOT
     assert (nodes / "native_widths" / "__init__.py").is_file()
-    for _, _, folder in model_files.SOURCES.values():
-        assert (server.base / "models" / folder).is_dir()
+    for source in model_files.SOURCES.values():
+        assert (server.base / "models" / source.folder).is_dir()
     server.native_widths = False
     server.prepare_base()
     assert [path.name for path in nodes.iterdir()] == ["hyvideo-studio"]

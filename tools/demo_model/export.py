@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from hyvideo_core.model.dit import DiT
+from hyvideo_core.preview.latent_rgb import KEY
 from hyvideo_core.vae import VAE
 from tools.demo_model import distill, files, train_dit, train_lora, train_text, train_vae
+from tools.demo_model.colours import fitted
 from tools.demo_model.latents import encoded
 from tools.demo_model.training import Draw, Recipe, Training
 from tools.demo_model.world import CLIP_FRAMES, Scene, random_scene
@@ -77,13 +79,18 @@ def i2v() -> None:
     """The undistilled transformer: text to video with true guidance, and image to video."""
     last, stage = list(train_dit.STAGES.items())[-1]
     module = trained(last, DiT(train_dit.CONFIG), stage.recipe)
-    files.write(files.I2V, module.state_dict(), f"{TITLE}: text and image to video, undistilled")
+    files.write(files.I2V, module.state_dict(), f"{TITLE}: text and image to video, undistilled", **colours())
 
 
 def t2v() -> None:
     """The transformer with guidance distilled into it."""
     module = trained("distilled", DiT(distill.STUDENT_CONFIG), distill.RECIPE)
-    files.write(files.T2V, module.state_dict(), f"{TITLE}: text to video")
+    files.write(files.T2V, module.state_dict(), f"{TITLE}: text to video", **colours())
+
+
+def colours() -> dict[str, str]:
+    """What previews need to know of the VAE's latents."""
+    return {KEY: fitted()}
 
 
 def lora() -> None:

@@ -32,9 +32,9 @@ def report_models(host: Path | None) -> list[Found]:
     say(INFO, f"LoRAs: {model_files.count_loras(model_files.existing(loras))} files")
     target = (HOST_BASE if host == comfyui.HOST_COMFYUI else host or HOST_BASE) / "models"
     for kind in missing_kinds(found):
-        repository, name, folder = model_files.SOURCES[kind]
-        where = [f"from https://huggingface.co/{repository}", f"into {target / folder}"]
-        say(BAD, f"{kind} is missing: {name}", *where, *model_files.ALTERNATIVES.get(kind, ()))
+        source = model_files.SOURCES[kind]
+        where = [f"from {source.page}", f"into {target / source.folder}"]
+        say(BAD, f"{kind} is missing: {source.file}", *where, *model_files.ALTERNATIVES.get(kind, ()))
     return found
 
 

@@ -101,15 +101,11 @@ def placement(plan: SamplingPlan) -> str:
 
 def report_decoding(free: int | None) -> bool:
     """The tiles for each size, or all that might be chosen without a GPU; True if the first video fits."""
-    import torch
-
     from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
     from hyvideo_core.decoding_plan import choose_tiling, tilings, vae_activation_bytes
     from hyvideo_core.errors import GeometryError
-    from hyvideo_core.vae import VAE
 
-    with torch.device("meta"):
-        weights = sum(p.numel() for p in VAE(HUNYUAN_VIDEO_VAE).parameters()) * DTYPE_BYTES
+    weights = vae_weights_bytes()
     say(INFO, f"decoding, {weights / GB:.1f} GB of weights:")
     fitting = []
     for size in SIZES:
@@ -130,6 +126,18 @@ def report_decoding(free: int | None) -> bool:
         say_size(GOOD, size, f"{needs[tiling] / GB:.1f} GB, {tiles}")
         fitting.append(size)
     return FIRST_VIDEO in fitting
+
+
+def vae_weights_bytes() -> int:
+    """What the VAE's weights take."""
+    import torch
+
+    from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
+    from hyvideo_core.vae import VAE
+
+    with torch.device("meta"):
+        vae = VAE(HUNYUAN_VIDEO_VAE)
+    return sum(p.numel() for p in vae.parameters()) * DTYPE_BYTES
 
 
 def say_size(sign: str, size: tuple[int, int, int], text: str) -> None:

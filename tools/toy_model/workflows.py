@@ -6,10 +6,11 @@ import json
 from pathlib import PurePosixPath
 from typing import Any
 
+from tools.downloads import CLIP_L, KEYFRAME_LORA, LLM, VAE, VISION
 from tools.paths import WORKFLOWS as FOLDER
 from tools.toy_model import build
 from tools.workflow_catalog import WORKFLOWS
-from tools.workflow_graphs import CLIP_L, KEYFRAME_LORA, LLM, SMALL_SIZE, TOKEN_REPLACE, VAE, VISION
+from tools.workflow_graphs import SMALL_SIZE, TOKEN_REPLACE
 
 FRAMES, STEPS = 5, 2
 #: What stands for a real file; transformers depend on the workflow.
@@ -33,7 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 def with_toy_files(name: str) -> dict[str, Any]:
     """A workflow in API format by its name; everything but files, and what depends on size, length and depth, stays."""
-    real = WORKFLOWS[name][1]
+    real = WORKFLOWS[name].files
     model = build.IMAGE_TRANSFORMER if real.kind == TOKEN_REPLACE else build.TRANSFORMER
     toys = {real.model: model, **TOYS}
     graph: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))

@@ -1,0 +1,168 @@
+"""The answer to what a job will cost: its plans as plain values, and what would fit where it does not."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
+from hyvideo_core.decoding_plan import DecodingPlan
+from hyvideo_core.errors import DoesNotFitError, GeometryError, HyVideoError
+from hyvideo_core.sampling_plan import SamplingPlan
+from hyvideo_core.types import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION, Geometry
+
+from . import host, memory, pace, planning
+from .latent import OFFICIAL_FRAMES, OFFICIAL_SIZES_PX
+from .wires import Job
+
+Json = dict[str, Any]
+
+#: Frames a second of what the model was trained on.
+FPS = 24
+
+
+def told(job: Job, given_bytes: int = 0) -> Json:
+    """What a job takes of a card with ``given_bytes`` free, or of this one as it is now if that is 0."""
+    sampling, decoding = _sampling(job, given_bytes), _decoding(job, given_bytes)
+    fits = all(part is None or part["fits"] is not False for part in (sampling, decoding))
+    free = given_bytes or memory.plannable_bytes(host.transformer_device())
+    return {
+        "size": _size(job),
+        "model": {"file": job.model.file.path.name, "kind": job.model.kind},
+        "memory": {"device": str(host.transformer_device()), "free_bytes": free, "is_given": bool(given_bytes)},
+        "fits": fits,
+        "sampling": sampling,
+        "decoding": decoding,
+        "time": _time(job, given_bytes) if sampling["fits"] else None,
+        "instead": [] if fits else _instead(job, given_bytes),
+    }
+
+
+def latent_shape(job: Job) -> tuple[int, int, int, int, int]:
+    """The latent [B, C, T, H, W] that one evaluation holds."""
+    return job.batch * job.at_once, HUNYUAN_VIDEO_VAE.latent_channels, *job.size.latent_shape
+
+
+def _size(job: Job) -> Json:
+    size = job.size
+    return {
+        "width": size.width,
+        "height": size.height,
+        "frames": size.frames,
+        "seconds": round(size.frames / FPS, 3),
+        "batch_size": job.batch,
+        "latent_shape": list(size.latent_shape),
+        "tokens": size.tokens,
+        "is_trained_size": (size.width, size.height) in OFFICIAL_SIZES_PX.values(),
+        "is_trained_length": size.frames <= OFFICIAL_FRAMES,
+    }
+
+
+def _sampling(job: Job, given_bytes: int) -> Json:
+    try:
+        plan = planning.sampling(job.model, latent_shape(job), given_bytes)
+    except DoesNotFitError as error:
+        return {"fits": False, "needed_bytes": error.needed_bytes, "text": str(error)}
+    return {"fits": True, **_sampling_values(plan), "text": plan.describe()}
+
+
+def _sampling_values(plan: SamplingPlan) -> Json:
+    return {
+        "peak_bytes": plan.peak_bytes,
+        "weights_bytes": plan.weights_bytes,
+        "lora_bytes": plan.lora_bytes,
+        "feature_bytes": plan.feature_bytes,
+        "activation_bytes": plan.activation_bytes - plan.lora_bytes - plan.feature_bytes,
+        "free_bytes": plan.free_bytes,
+        "blocks": plan.blocks,
+        "resident_blocks": plan.resident_blocks,
+        "streamed_bytes": plan.streamed_bytes,
+        "streaming_shows": plan.streaming_shows,
+        "head_groups": plan.head_groups,
+    }
+
+
+def _decoding(job: Job, given_bytes: int) -> Json | None:
+    if job.decoder is None:
+        return None
+    if isinstance(job.decoder, HyVideoError):
+        return {"fits": None, "text": str(job.decoder)}
+    try:
+        plan = planning.decoding(job.decoder, job.size.latent_shape, given_bytes)
+    except GeometryError as error:
+        needed = planning.least_decoding_bytes(job.decoder, job.size.latent_shape)
+        return {"fits": False, "needed_bytes": needed, "text": str(error)}
+    if plan.peak_bytes > plan.free_bytes:
+        return {"fits": False, "needed_bytes": plan.peak_bytes, "text": plan.describe()}
+    return {"fits": True, **_decoding_values(plan), "text": plan.describe()}
+
+
+def _decoding_values(plan: DecodingPlan) -> Json:
+    tiling = plan.tiling
+    return {
+        "peak_bytes": plan.peak_bytes,
+        "weights_bytes": plan.weights_bytes,
+        "activation_bytes": plan.activation_bytes,
+        "free_bytes": plan.free_bytes,
+        "tile_size_px": None if tiling is None else tiling.tile_size_px,
+        "tile_frames": None if tiling is None else tiling.tile_frames,
+    }
+
+
+def _time(job: Job, given_bytes: int) -> Json | None:
+    """What runs of this session tell of the time; None where they tell nothing."""
+    measured = pace.known(job.style)
+    if measured is None or given_bytes:
+        return None
+    shape = latent_shape(job)
+    step_s = pace.expected_s(measured, planning.sampling(job.model, shape), shape, job.model)
+    if step_s is None:
+        return None
+    return {
+        "step_s": step_s,
+        "steps": job.steps,
+        "is_scaled": measured.latent_shape != shape,
+        "measured_step_s": measured.step_s,
+        "measured_size": _pixels(measured.latent_shape),
+    }
+
+
+def _pixels(shape: tuple[int, ...]) -> list[int]:
+    """Width, height and frames of a latent [B, C, T, H, W]."""
+    frames, height, width = shape[2:]
+    return [width * SPATIAL_COMPRESSION, height * SPATIAL_COMPRESSION, (frames - 1) * TEMPORAL_COMPRESSION + 1]
+
+
+def _fits(job: Job, given_bytes: int) -> bool:
+    decoding = _decoding(job, given_bytes)
+    return bool(_sampling(job, given_bytes)["fits"]) and (decoding is None or decoding["fits"] is not False)
+
+
+def _instead(job: Job, given_bytes: int) -> list[Json]:
+    """The nearest jobs that fit, each by one change: fewer frames, one clip at a time, a smaller size."""
+    size = job.size
+
+    def fits(**changes: int) -> bool:
+        batch = changes.pop("batch_size", job.batch)
+        return _fits(replace(job, size=replace(size, **changes), batch=batch), given_bytes)
+
+    found: list[Json] = []
+    frames = planning.most_frames(lambda frames: fits(frames=frames), size.frames)
+    if frames is not None:
+        found.append({"frames": frames})
+    if job.batch > 1 and fits(batch_size=1):
+        found.append({"batch_size": 1})
+    smaller = next((each for each in _smaller(size) if fits(**each)), None)
+    return [*found, smaller] if smaller else found
+
+
+def _smaller(size: Geometry) -> list[dict[str, int]]:
+    """The official sizes of less area: those of the nearest shape first, and of these the largest."""
+
+    def order(sides: tuple[int, int]) -> tuple[float, int]:
+        shape = math.log(sides[0] / sides[1]) - math.log(size.width / size.height)
+        return round(abs(shape), 1), -sides[0] * sides[1]
+
+    sizes = sorted(OFFICIAL_SIZES_PX.values(), key=order)
+    return [{"width": w, "height": h} for w, h in sizes if w * h < size.width * size.height]

@@ -1,0 +1,125 @@
+"""``/hyvideo/plan``: what a job will cost, for the size picker (``web/picker.js``) and for programs.
+
+GET takes names and sizes, POST a workflow in the API format. Only headers of files are read, beside the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from aiohttp import web
+from comfy_api.latest import io
+from server import PromptServer
+
+from hyvideo_core.errors import HyVideoError
+
+from . import cost
+from .wires import LATENT, LOADER, PLAN, Unconnected, job_of
+from .workflow import NodeClasses, Workflow
+
+PATH = "/hyvideo/plan"
+#: Far more than any workflow has.
+MAX_BODY_BYTES = 8 * 2**20
+MAX_MEMORY_GB = 1000.0
+MEMORY = "HyvMemory"
+#: Parameters of a GET that are no inputs of the loader, of the memory node or of the latent.
+SIDES = ("width", "height")
+
+#: One at a time: a plan is a moment's work, and whoever types asks for many.
+_worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hyvideo-plan")
+
+
+def register(classes: list[type[io.ComfyNode]]) -> None:
+    """Serve the route; ``classes`` are the pack's nodes."""
+    known: NodeClasses = {each.define_schema().node_id: each for each in classes}
+
+    @PromptServer.instance.routes.get(PATH)
+    async def by_names(request: web.Request) -> web.Response:
+        return await _answered(lambda: _by_names(request.query, known))
+
+    @PromptServer.instance.routes.post(PATH)
+    async def by_workflow(request: web.Request) -> web.Response:
+        if (request.content_length or 0) > MAX_BODY_BYTES:
+            return _refused(f"The workflow has more than {MAX_BODY_BYTES} bytes.", 413)
+        body = await request.read()
+        return await _answered(lambda: _by_workflow(body, known))
+
+
+async def _answered(plan: Any) -> web.Response:
+    try:
+        return web.json_response(await asyncio.get_running_loop().run_in_executor(_worker, plan))
+    except Unconnected as error:
+        return _refused(str(error), 400, code="unconnected")
+    # What the core and the host raise for what they are given: values, files, kernels that are not here.
+    except (HyVideoError, ValueError, OSError, RuntimeError) as error:
+        return _refused(str(error), 400)
+
+
+def _refused(reason: str, status: int, **more: str) -> web.Response:
+    return web.json_response({"error": reason, **more}, status=status)
+
+
+def _by_workflow(body: bytes, classes: NodeClasses) -> cost.Json:
+    try:
+        asked = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise HyVideoError(f"The request is not JSON ({error}).") from error
+    if not isinstance(asked, Mapping) or set(asked) - {"prompt", "node", "memory_gb"}:
+        raise HyVideoError(
+            "The request must be a JSON object with prompt (a workflow in the API format), and if need be node (the id "
+            "of a HyVideo Empty Latent in it) and memory_gb."
+        )
+    node = asked.get("node")
+    if node is not None and not isinstance(node, str):
+        raise HyVideoError(f"node is {node!r}, but must be the id of a node: text.")
+    memory_bytes = _memory_bytes(asked.get("memory_gb", 0.0))
+    return cost.told(job_of(Workflow(asked.get("prompt"), classes), node), memory_bytes)
+
+
+def _by_names(query: Mapping[str, str], classes: NodeClasses) -> cost.Json:
+    loader, memory, latent = (_typed(query, classes[name]) for name in (LOADER, MEMORY, LATENT))
+    sides = {f"resolution.{side}": _number(side, query.get(side, ""), int) for side in SIDES}
+    known = {*loader, *memory, *latent, *SIDES, "memory_gb"}
+    if unknown := set(query) - known:
+        raise HyVideoError(f"{sorted(unknown)[0]} is not known here. Known are {', '.join(sorted(known))}.")
+    prompt = {
+        "model": {"class_type": LOADER, "inputs": loader},
+        "memory": {"class_type": MEMORY, "inputs": {"model": ["model", 0], **memory}},
+        "size": {"class_type": LATENT, "inputs": {"resolution": "custom", **sides, **latent}},
+        "plan": {"class_type": PLAN, "inputs": {"model": ["memory", 0], "latent": ["size", 0]}},
+    }
+    memory_bytes = _memory_bytes(_number("memory_gb", query.get("memory_gb", "0"), float))
+    return cost.told(job_of(Workflow(prompt, classes)), memory_bytes)
+
+
+def _typed(query: Mapping[str, str], node: type[io.ComfyNode]) -> dict[str, Any]:
+    """A node's plain inputs from a query, of their types; those that are not there have their defaults."""
+    found: dict[str, Any] = {}
+    for each in node.define_schema().inputs:
+        if isinstance(each, io.Combo.Input):
+            found[each.id] = query.get(each.id, each.default)
+        elif isinstance(each, io.Int.Input):
+            found[each.id] = _number(each.id, query.get(each.id, str(each.default)), int)
+        elif isinstance(each, io.Boolean.Input):
+            found[each.id] = query.get(each.id, str(each.default)).lower() == "true"
+    return found
+
+
+def _number(name: str, text: str, kind: type[int] | type[float]) -> int | float:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise HyVideoError(f"{name} is {text[:40]!r}, but must be a number.") from error
+
+
+def _memory_bytes(memory_gb: object) -> int:
+    if isinstance(memory_gb, bool) or not isinstance(memory_gb, int | float):
+        raise HyVideoError(f"memory_gb is {type(memory_gb).__name__}, but must be a number.")
+    if not math.isfinite(memory_gb) or not 0 <= memory_gb <= MAX_MEMORY_GB:
+        raise HyVideoError(f"memory_gb is {memory_gb}, but must lie between 0 (this card now) and {MAX_MEMORY_GB:g}.")
+    return int(memory_gb * 1e9)

@@ -1,0 +1,162 @@
+"""A run as it is watched: its steps, times, plan, what caches skipped, and a preview of the clip that is coming."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+
+import folder_paths
+import torch
+from comfy.cli_args import args
+from PIL import Image
+
+from hyvideo_core.errors import CheckpointError
+from hyvideo_core.preview import Clip, LatentRGB, Previewer, Taehv, load_taehv, own_rows
+from hyvideo_core.preview.budget import SHARE
+from hyvideo_core.preview.latent_rgb import Rows
+from hyvideo_core.sample import Step
+from hyvideo_core.sampling_plan import SamplingPlan
+
+from . import host, panel, viewers
+from .panel import Panel
+from .progress import Progress
+
+logger = logging.getLogger(__name__)
+
+#: Where the host keeps tiny decoders.
+FOLDER = "vae_approx"
+#: Files of the same name with something after it are for other models.
+FILES = ("taehv.safetensors", "taehv.pth")
+
+
+class Watching:
+    """Who watches a run, and by which previews; outlives attempts that run out of memory."""
+
+    def __init__(
+        self, node_id: str | None, transformer_file: Path, latent_shape: tuple[int, ...], device: torch.device
+    ) -> None:
+        self.viewer, self.node_id = viewers.viewer(), node_id
+        self.remark = ""
+        self.previewer: Previewer | None = None
+        if self.viewer.choice != viewers.OFF:
+            rows = self._own_rows(transformer_file)
+            quick = LatentRGB() if rows is None else LatentRGB(rows)
+            self.previewer = Previewer(quick, self._fine(device, has_own_latents=rows is not None))
+            self.previewer.rehearse(*latent_shape[3:], device)
+
+    def attempt(self, progress: Progress, plan: SamplingPlan) -> Watch:
+        """One attempt at the run, for a ``with`` block."""
+        return Watch(self, progress, plan)
+
+    def _fine(self, device: torch.device, has_own_latents: bool) -> Taehv | None:
+        """Previews by TAEHV where they are wanted and there is a file that works; the log says why not."""
+        if self.viewer.choice not in (viewers.AUTO, viewers.TAEHV):
+            return None
+        if has_own_latents:
+            if self.viewer.choice == viewers.TAEHV:
+                self._remark("this transformer's latents are not HunyuanVideo's")
+            return None
+        path = taehv_file()
+        if path is None:
+            if self.viewer.choice == viewers.TAEHV:
+                self._remark(f"{FILES[0]} is not in models/{FOLDER}")
+            return None
+        try:
+            return load_taehv(path, dtype=torch.float32 if device.type == "cpu" else torch.float16, device=device)
+        except (CheckpointError, OSError) as error:
+            self._remark(f"{path.name} in models/{FOLDER} cannot be used: {error}")
+            return None
+
+    def _own_rows(self, transformer_file: Path) -> Rows | None:
+        try:
+            return own_rows(transformer_file)
+        except CheckpointError as error:
+            logger.warning("Previews have HunyuanVideo's own colours: %s", error)
+            return None
+
+    def _remark(self, reason: str) -> None:
+        self.remark = f"TAEHV is left out: {reason}"
+        logger.warning("Previews are made by latent-to-RGB, %s", self.remark)
+
+
+def taehv_file() -> Path | None:
+    """The file of the tiny decoder for HunyuanVideo, if there is one."""
+    found = {Path(name).name: name for name in reversed(folder_paths.get_filename_list(FOLDER))}
+    name = next((found[file] for file in FILES if file in found), None)
+    return None if name is None else Path(folder_paths.get_full_path_or_raise(FOLDER, name))
+
+
+class Watch(AbstractContextManager["Watch"]):
+    """One attempt at a run, shown step by step."""
+
+    def __init__(self, watching: Watching, progress: Progress, plan: SamplingPlan) -> None:
+        self._watching, self._progress, self._plan = watching, progress, plan
+        viewer, node_id = watching.viewer, watching.node_id
+        has_panel = viewer.has_panel and viewer.client_id is not None and node_id is not None
+        self._panel = Panel(viewer.client_id, node_id) if has_panel else None
+        self._peak = "measured peak: is counted on CUDA devices only"
+        self._notes: list[str] = []
+        self._shown = ""
+
+    def __enter__(self) -> Watch:
+        self._tell(panel.RUNNING)
+        if self._watching.previewer is not None:
+            self._watching.previewer.start()
+        return self
+
+    def after(self, step: Step, done: int) -> None:
+        """Show a step, with which ``done`` steps are finished; also where a stop takes effect."""
+        # Before it has finished on the device, too, neither its time nor that of its preview can be told.
+        host.finish(step.denoised.device)
+        clip = self._clip(step)
+        self._notes = step.notes()
+        if clip is not None:
+            self._shown = f"preview of step {done}: {clip.method}, {len(clip.frames)} frames"
+        if self._panel is None:
+            self._progress.update(done, still=None if clip is None else _still(clip))
+            return
+        if clip is not None:
+            assert self._watching.previewer is not None
+            self._panel.show(clip, self._watching.previewer.encoded)
+        try:
+            self._progress.update(done, text=False)
+        finally:
+            self._tell(panel.RUNNING)
+
+    def measured(self, peak: str) -> None:
+        """Show the peak that was measured."""
+        self._peak = peak
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._panel is not None:
+            self._panel.close()
+            self._tell(panel.FINISHED if kind is None else panel.STOPPED)
+
+    def _clip(self, step: Step) -> Clip | None:
+        previewer, viewer = self._watching.previewer, self._watching.viewer
+        if previewer is None or not viewer.is_there or (self._panel is not None and self._panel.is_busy):
+            return None
+        return previewer.after_step(step.denoised)
+
+    def _tell(self, state: str) -> None:
+        if self._panel is None:
+            return
+        stopped = ["stopped"] if state == panel.STOPPED else []
+        peak = [self._peak] if state == panel.FINISHED else []
+        told = [*stopped, self._progress.line, *self._plan.describe().splitlines(), *peak, *self._notes]
+        self._panel.tell(state, [line for line in (*told, self._shown, self._awaited(), self._watching.remark) if line])
+
+    def _awaited(self) -> str:
+        previewer = self._watching.previewer
+        if previewer is None or not previewer.awaited:
+            return ""
+        return f"{previewer.awaited} is ready, and is shown once it takes no more than {SHARE:.0%} of the steps' time"
+
+
+def _still(clip: Clip) -> tuple[str, Image.Image, int]:
+    """The middle frame, as the host's preview takes it."""
+    return "JPEG", Image.fromarray(clip.frames[len(clip.frames) // 2]), args.preview_size

@@ -1,0 +1,131 @@
+"""Names, tooltips and help pages are there in English and Chinese, where the user looks for them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from tools.paths import ROOT
+from tools.server import PACK_NAME
+
+pytestmark = [pytest.mark.browser, pytest.mark.server, pytest.mark.slow]
+
+PAGES = ROOT / "web" / "docs"
+NODES = sorted(path.name for path in PAGES.iterdir() if path.is_dir())
+TEXTS = {
+    language: json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text("utf-8"))
+    for language in ("en", "zh")
+}
+SAMPLER = "HyvSampler"
+HOVER_MS = 5_000
+#: Where a widget of the classic canvas is on the screen.
+PLACE_OF_WIDGET = """([id, name]) => {
+    const node = app.graph.getNodeById(id);
+    const widget = node.widgets.find((each) => each.name === name);
+    const { x, y } = app.canvas.canvas.getBoundingClientRect();
+    const [left, top] = app.canvas.ds.convertOffsetToCanvas([node.pos[0] + 60, node.pos[1] + widget.y + 8]);
+    return [x + left, y + top];
+}"""
+#: All pictures of the open help that are no pictures, once all have arrived or failed.
+BROKEN = """async (help) => {
+    const media = [...help.querySelectorAll('img, video')];
+    const arrived = (each) => (each.tagName === 'IMG' ? each.complete : each.readyState > 0 || each.error);
+    for (let waits = 0; waits < 100 && !media.every(arrived); waits += 1)
+        await new Promise((done) => setTimeout(done, 50));
+    return media.filter((each) => !(each.naturalWidth || each.videoWidth)).map(({ src }) => src);
+}"""
+in_chinese = pytest.mark.where(language="zh")
+
+
+def all_nodes() -> dict[str, Any]:
+    """A workflow with each node once."""
+    nodes = [
+        {"id": number, "type": name, "pos": [500 * (number % 8), 700 * (number // 8)], "size": [400, 600], "mode": 0}
+        for number, name in enumerate(NODES, start=1)
+    ]
+    return {"last_node_id": len(NODES), "last_link_id": 0, "nodes": nodes, "links": [], "version": 0.4}
+
+
+def title_of(page: Path) -> str:
+    """A help page's first heading."""
+    return page.read_text("utf-8").splitlines()[0].removeprefix("# ").strip()
+
+
+def open_sampler(page: Any) -> int:
+    page.open_template("hyvideo_demo_t2v")
+    (sampler,) = page.node_ids(SAMPLER)
+    page.look_at(sampler)
+    return sampler
+
+
+def tooltip_of(page: Any, node_id: int, widget: str, label: str) -> Any:
+    """Hover over a widget; the place where the page shows tooltips."""
+    if page.canvas == "classic":
+        left, top = page.page.evaluate(PLACE_OF_WIDGET, [node_id, widget])
+        page.page.mouse.move(left, top)
+        page.page.mouse.move(left + 3, top)
+        return page.page.locator(".node-tooltip")
+    page.page.locator(f'[data-node-id="{node_id}"]').get_by_text(label, exact=True).first.hover()
+    return page.page.locator("[role=tooltip]").first
+
+
+def assert_speaks(page: Any, language: str) -> None:
+    """Title, socket, widget and tooltip of the sampler are those of the language's file."""
+    told = TEXTS[language][SAMPLER]
+    sampler = open_sampler(page)
+    texts = page.texts()
+    for name in (told["display_name"], told["inputs"]["positive"]["name"], told["inputs"]["steps"]["name"]):
+        assert name in texts
+    tooltip = tooltip_of(page, sampler, "steps", told["inputs"]["steps"]["name"])
+    expect(tooltip).to_have_text(told["inputs"]["steps"]["tooltip"], timeout=HOVER_MS)
+
+
+def test_a_node_has_english_names_and_tooltips(page):
+    assert_speaks(page, "en")
+
+
+@in_chinese
+def test_a_node_has_chinese_names_and_tooltips(page):
+    assert TEXTS["zh"][SAMPLER] != TEXTS["en"][SAMPLER]
+    assert_speaks(page, "zh")
+
+
+def assert_help_opens(page: Any, language: str) -> None:
+    """The help of every node, one after the other as a user selects them, with its pictures."""
+    page.open(all_nodes())
+    for number, name in enumerate(NODES, start=1):
+        page.look_at(number)
+        if number == 1:
+            page.open_help()
+        help_ = page.help()
+        expect(help_.locator("h1").first).to_have_text(title_of(PAGES / name / f"{language}.md"))
+        assert help_.evaluate(BROKEN) == [], name
+
+
+@pytest.mark.where(newest=True, canvas="nodes 2.0")
+def test_the_help_of_each_node_opens_in_english(page):
+    assert_help_opens(page, "en")
+
+
+@pytest.mark.where(newest=True, canvas="classic", language="zh")
+def test_the_help_of_each_node_opens_in_chinese(page):
+    assert_help_opens(page, "zh")
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_help_of_a_node_opens_from_its_button(page, language):
+    """In a language without a page of its own, the browser takes the English one, so each has one."""
+    open_sampler(page)
+    page.open_help()
+    expect(page.help()).to_contain_text(title_of(PAGES / SAMPLER / "en.md"))
+    served = page.page.evaluate(
+        "async (address) => await (await fetch(address)).text()",
+        f"/extensions/{PACK_NAME}/docs/{SAMPLER}/{language}.md",
+    )
+    assert served == (PAGES / SAMPLER / f"{language}.md").read_text("utf-8")
+    assert re.search(r"[\u4e00-\u9fff]", served) is None or language == "zh"

@@ -1,0 +1,378 @@
+"""What a job will cost, asked over HTTP: the same plan as the node's and the sampler's, and no way to break it."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.parse
+
+import jobs
+import pytest
+
+from tools.client import ComfyError
+from tools.tensor_file import write as write_tensors
+
+PATH = "/hyvideo/plan"
+#: Large enough for the second prompt to show in the two digits of the log.
+BOTH_PROMPTS = {
+    "size.resolution.width": 384,
+    "size.resolution.height": 384,
+    "size.frames": 17,
+    "sampler.steps": 1,
+    "sampler.cfg": 3.0,
+    "sampler.negative": ["prompt", 1],
+    "sampler.batched_cfg": True,
+}
+SIZE = {"width": jobs.WIDTH_PX, "height": jobs.HEIGHT_PX, "frames": jobs.FRAMES}
+
+
+@pytest.fixture
+def planned(studio):
+    """The answer to a POST of a workflow."""
+
+    def ask(job, **more):
+        return studio.client.post(PATH, {"prompt": job, **more})
+
+    return ask
+
+
+@pytest.fixture
+def by_names(studio):
+    """The answer to a GET with these parameters."""
+
+    def ask(**parameters):
+        return studio.client.get(f"{PATH}?{urllib.parse.urlencode(parameters)}")
+
+    return ask
+
+
+@pytest.fixture
+def refusal(studio):
+    """What the server answers to a body that it refuses; it must live on, and answer the next one."""
+
+    def ask(body, path=PATH, status=400):
+        raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        with pytest.raises(ComfyError) as caught:
+            studio.client.request(path, raw, {"Content-Type": "application/json"})
+        assert caught.value.status == status, caught.value
+        assert studio.client.post(PATH, {"prompt": jobs.text_to_latent()})["fits"]
+        return caught.value.body["error"]
+
+    return ask
+
+
+def video(changes=None):
+    return jobs.changed(jobs.text_to_video(), changes or {})
+
+
+def with_model_node(kind, **inputs):
+    job = jobs.text_to_latent()
+    job["extra"] = jobs.node(kind, model=["model", 0], **inputs)
+    return jobs.changed(job, {"sampler.model": ["extra", 0]})
+
+
+def logged(studio, words):
+    return [line for line in studio.server.log.read_text("utf-8", "replace").splitlines() if words in line]
+
+
+# --- laws -----------------------------------------------------------------------------------------------------
+
+
+def test_the_plan_is_the_one_that_hyvideo_plan_tells(studio, by_names):
+    job = {name: content for name, content in jobs.text_to_latent().items() if name in ("model", "size")}
+    job["plan"] = jobs.node("HyvPlan", model=["model", 0], latent=["size", 0], memory_gb=24.0)
+    (text,) = studio.run(job)["plan"]["text"]
+    answer = by_names(model=jobs.MODEL, memory_gb=24, **SIZE)
+    assert f"{answer['sampling']['text']}\n{answer['decoding']['text']}" == text
+    assert f"predicted peak {answer['sampling']['peak_bytes'] / 1e9:.2f} GB" in text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"size.frames": 33, "size.batch_size": 2},
+        {"model.attention": "chunked"},
+        {"model.storage": "fp8"},
+        BOTH_PROMPTS,
+    ],
+    ids=["as it is", "longer, two clips", "another kernel", "fp8", "both prompts at once"],
+)
+def test_the_plan_is_the_one_that_the_sampler_logs(studio, planned, changes):
+    job = jobs.text_to_latent({"sampler.seed": next(studio.unused_seeds), **changes})
+    told = planned(job)["sampling"]["text"].splitlines()
+    before = len(logged(studio, "plan: "))
+    studio.run(job)
+    lines = [line.split("plan: ")[1] for line in logged(studio, "plan: ")[before:]]
+    assert lines[:2] == told
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs"),
+    [
+        ("HyvMemory", {"resident_blocks": 2}),
+        ("HyvContextWindows", {"window_frames": 17, "overlap_frames": 4, "schedule": "static", "blend": "flat"}),
+        ("HyvFirstBlockCache", {"threshold": 0.1}),
+        ("HyvSTG", {"mode": "attention (STG-A)", "scale": 1.0, "blocks": "double 1"}),
+    ],
+)
+def test_what_the_model_went_through_counts_as_in_the_sampler(studio, planned, kind, inputs):
+    schema = studio.client.object_info(kind)[kind]["input"]["required"]
+    defaults = {name: spec[1]["default"] for name, spec in schema.items() if len(spec) > 1 and "default" in spec[1]}
+    job = jobs.changed(
+        with_model_node(kind, **{**defaults, **inputs}),
+        {"size.frames": 33, "sampler.seed": next(studio.unused_seeds)},
+    )
+    told = planned(job)["sampling"]["text"].splitlines()
+    before = len(logged(studio, "plan: "))
+    studio.run(job)
+    assert [line.split("plan: ")[1] for line in logged(studio, "plan: ")[before:]][:2] == told
+    plain = planned(jobs.text_to_latent({"size.frames": 33}))
+    assert planned(job)["sampling"]["peak_bytes"] != plain["sampling"]["peak_bytes"]
+
+
+@pytest.mark.parametrize(
+    "tiles",
+    [
+        {"decode.tiling": "whole"},
+        {"decode.tiling": "tiled", "decode.tiling.tile_size": 64, "decode.tiling.tile_frames": 8},
+        {"decode.loop": True},
+    ],
+    ids=["whole", "small tiles", "a loop"],
+)
+def test_the_peak_of_decoding_is_the_one_that_the_decoder_logs(studio, planned, tiles):
+    if tiles["decode.tiling" if "decode.tiling" in tiles else "decode.loop"] == "whole":
+        tiles = tiles | {f"decode.tiling.{name}": None for name in ("tile_size", "tile_frames", "overlap")}
+    job = video({"sampler.seed": next(studio.unused_seeds), **tiles})
+    told = planned(job)["decoding"]["peak_bytes"]
+    studio.run(job)
+    assert logged(studio, "VAE: predicted peak")[-1].endswith(f"predicted peak {told / 1e9:.2f} GB")
+
+
+def test_nothing_is_loaded_for_a_plan(studio, planned):
+    studio.release()
+    before = studio.reads()
+    planned(video({"size.frames": 65}))
+    assert studio.reads() == before
+
+
+def test_a_lora_counts_with_its_strength(planned, place):
+    import torch
+
+    layer = "double_blocks.1.img_attn_qkv"
+    file = place("loras/counted.safetensors", b"")
+    write_tensors(
+        file,
+        {
+            f"transformer.{layer}.lora_A.weight": torch.zeros(8, 256),
+            f"transformer.{layer}.lora_B.weight": torch.zeros(768, 8),
+        },
+        {},
+    )
+    job = with_model_node("HyvLora", lora=file.name, strength=1.0)
+    assert planned(job)["sampling"]["lora_bytes"] == 2 * 8 * (256 + 768)
+    assert planned(jobs.changed(job, {"extra.strength": 0.0}))["sampling"]["lora_bytes"] == 0
+
+
+def test_a_replaced_file_is_planned_anew(planned, place):
+    from models import cheap_transformer, transformer
+
+    job = jobs.text_to_latent({"model.model": "replaced.safetensors"})
+    place("diffusion_models/replaced.safetensors", transformer())
+    assert planned(job)["sampling"]["blocks"] == 6
+    place("diffusion_models/replaced.safetensors", cheap_transformer())
+    assert planned(job)["sampling"]["blocks"] == 2
+
+
+# --- what fits ------------------------------------------------------------------------------------------------
+
+
+def at_frames(by_names, frames, **more):
+    return by_names(model=jobs.MODEL, **{"width": 1280, "height": 720, "frames": frames, "memory_gb": 0.9, **more})
+
+
+def test_what_does_not_fit_says_what_would_and_that_is_true(by_names):
+    answer = at_frames(by_names, 129, batch_size=2)
+    assert not answer["fits"]
+    assert not answer["decoding"]["fits"] or not answer["sampling"]["fits"]
+    most = next(each["frames"] for each in answer["instead"] if "frames" in each)
+    assert most % 4 == 1
+    assert at_frames(by_names, most, batch_size=2)["fits"]
+    assert not at_frames(by_names, most + 4, batch_size=2)["fits"]
+    size = next(each for each in answer["instead"] if "width" in each)
+    assert at_frames(by_names, 129, batch_size=2, **size)["fits"]
+    assert at_frames(by_names, 1)["instead"] == []
+
+
+def test_what_fits_nowhere_is_offered_nothing(by_names):
+    answer = at_frames(by_names, 129, memory_gb=0.1)
+    assert not answer["fits"]
+    assert answer["instead"] == []
+    assert answer["sampling"]["needed_bytes"] > 0.1e9
+
+
+# --- time -----------------------------------------------------------------------------------------------------
+
+
+def test_time_is_told_only_once_a_run_has_measured_it(studio, planned):
+    steps = {"sampler.steps": 4, "sampler.solver": "unipc"}
+    job = jobs.text_to_latent({"sampler.seed": next(studio.unused_seeds), **steps})
+    assert planned(job)["time"] is None
+    studio.run(job)
+    time = planned(job)["time"]
+    assert not time["is_scaled"]
+    assert time["steps"] == 4
+    assert time["step_s"] == time["measured_step_s"] > 0
+    larger = planned(jobs.changed(job, {"size.frames": 65, "sampler.steps": 7}))["time"]
+    assert larger["is_scaled"]
+    assert larger["measured_size"] == [jobs.WIDTH_PX, jobs.HEIGHT_PX, jobs.FRAMES]
+    assert larger["step_s"] > larger["measured_step_s"] == time["step_s"]
+    assert larger["steps"] == 7
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"sampler.solver": "heun"}, {"model.storage": "fp8"}, {"sampler.cfg": 2.0, "sampler.negative": ["prompt", 1]}],
+    ids=["another solver", "another format", "another guidance"],
+)
+def test_a_run_tells_nothing_of_the_time_of_other_settings(studio, planned, changes):
+    job = jobs.text_to_latent({"sampler.seed": next(studio.unused_seeds), "sampler.solver": "dpm++ 2m"})
+    studio.run(job)
+    assert planned(job)["time"]
+    assert planned(jobs.changed(job, {"sampler.solver": "dpm++ 2m", **changes}))["time"] is None
+
+
+def test_a_card_that_is_only_thought_of_has_no_time(studio, planned):
+    job = jobs.text_to_latent({"sampler.seed": next(studio.unused_seeds)})
+    studio.run(job)
+    assert planned(job)["time"]
+    assert planned(job, memory_gb=24)["time"] is None
+
+
+# --- wires ----------------------------------------------------------------------------------------------------
+
+
+def test_wires_are_followed_through_other_nodes(planned):
+    job = jobs.text_to_latent()
+    job["mask"] = jobs.node("SolidMask", value=1.0, width=64, height=64)
+    job["masked"] = jobs.node("SetLatentNoiseMask", samples=["size", 0], mask=["mask", 0])
+    job["length"] = jobs.node("PrimitiveInt", value=17)
+    job = jobs.changed(job, {"sampler.latent": ["masked", 0], "size.frames": ["length", 0]})
+    assert planned(job)["size"]["frames"] == 17
+
+
+def test_a_node_that_needs_an_image_is_passed_over(planned):
+    plain = planned(jobs.text_to_latent({"model.kind": jobs.TOKEN_REPLACE}))["sampling"]
+    assert planned(jobs.image_to_latent())["sampling"] == plain
+
+
+def test_of_several_latents_one_is_named(planned, refusal):
+    job = jobs.text_to_latent()
+    job["other"] = jobs.node("HyvEmptyLatent", resolution="540p 1:1 · 720×720", frames=1, batch_size=1)
+    assert "2 HyVideo Empty Latents" in refusal({"prompt": job})
+    assert planned(job, node="size")["size"]["width"] == jobs.WIDTH_PX
+    assert "No HyVideo Sampler takes the latent of node other" in refusal({"prompt": job, "node": "other"})
+
+
+def test_a_decoder_of_others_is_not_planned(planned):
+    assert planned(jobs.text_to_latent())["decoding"] is None
+
+
+def test_a_missing_vae_does_not_hide_the_plan_of_sampling(planned):
+    answer = planned(video({"vae.vae": "absent.safetensors"}))
+    assert answer["sampling"]["fits"]
+    assert answer["decoding"]["fits"] is None
+    assert "absent.safetensors" in answer["decoding"]["text"]
+    assert answer["fits"]
+
+
+# --- what is not planned ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model.model": "../../../etc/passwd"}, "not in its list"),
+        ({"model.model": "/etc/passwd"}, "not in its list"),
+        ({"model.model": ["x", 0]}, "known only when that has run"),
+        ({"model.model": {"a": 1}}, "not in its list"),
+        ({"model.model": None}, "model is missing"),
+        ({"model.attention": "none such"}, "not in its list"),
+        ({"size.frames": 16}, "must be 4n+1"),
+        ({"size.frames": 10**30}, "must lie between 1 and 1025"),
+        ({"size.frames": -3}, "must lie between"),
+        ({"size.frames": "5"}, "must be of type INT"),
+        ({"size.frames": 5.5}, "must be of type INT"),
+        ({"size.frames": True}, "must be of type INT"),
+        ({"size.frames": None}, "frames is missing"),
+        ({"size.batch_size": 10**9}, "must lie between 1 and 64"),
+        ({"size.resolution": "a size of my own"}, "resolution is missing or unknown"),
+        ({"size.resolution": ["size", 0]}, "resolution is missing or unknown"),
+        ({"size.resolution.width": 10**6}, "must lie between 16 and 4096"),
+        ({"size.resolution.width": 65}, "must be a multiple of 16"),
+        ({"size.resolution.width": None}, "resolution.width is missing"),
+        ({"sampler.cfg": float("nan")}, "must lie between"),
+        ({"sampler.model": ["sampler", 0]}, "known only when that has run"),
+        ({"sampler.model": ["nowhere", 0]}, "no model is connected"),
+        ({"sampler.model": ["prompt", 0]}, "known only when that has run"),
+        ({"sampler.cfg_start": 0.9, "sampler.cfg_end": 0.1}, "0 ≤ start ≤ end ≤ 1"),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_name(refusal, changes, words):
+    assert words in refusal({"prompt": jobs.text_to_latent(changes)})
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        ([], "JSON object"),
+        ({"prompt": {}, "more": 1}, "JSON object"),
+        ({}, "must be a workflow"),
+        ({"prompt": []}, "must be a workflow"),
+        ({"prompt": {"1": 5}}, "class_type and inputs"),
+        ({"prompt": {"1": {"class_type": ["HyvEmptyLatent"], "inputs": {}}}}, "class_type and inputs"),
+        ({"prompt": {"1": {"class_type": "HyvEmptyLatent", "inputs": []}}}, "class_type and inputs"),
+        ({"prompt": {"1": {"class_type": "KSampler", "inputs": {}}}}, "0 HyVideo Empty Latents"),
+        ({"prompt": jobs.text_to_latent(), "node": 5}, "node is 5"),
+        ({"prompt": jobs.text_to_latent(), "node": "sampler"}, "must be the id of a HyVideo Empty Latent"),
+        ({"prompt": jobs.text_to_latent(), "memory_gb": -1}, "memory_gb is -1"),
+        ({"prompt": jobs.text_to_latent(), "memory_gb": "24"}, "must be a number"),
+        ({"prompt": jobs.text_to_latent(), "memory_gb": float("inf")}, "memory_gb is inf"),
+    ],
+)
+def test_a_bad_request_is_refused_with_the_reason(refusal, body, words):
+    assert words in refusal(body)
+
+
+def test_a_request_of_many_megabytes_is_refused_unread(refusal):
+    assert "bytes" in refusal(b" " * (8 * 2**20 + 1), status=413)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({}, "width is ''"),
+        ({"width": 64, "height": 48}, "model is"),
+        ({"model": "..%2F..%2Fetc%2Fpasswd", **SIZE}, "not in its list"),
+        ({"model": jobs.MODEL, **SIZE, "width": "1e3"}, "must be a number"),
+        ({"model": jobs.MODEL, **SIZE, "frames": "9" * 5000}, "must be a number"),
+        ({"model": jobs.MODEL, **SIZE, "resident_blocks": 900}, "this model has 6 blocks"),
+        ({"model": jobs.MODEL, **SIZE, "colour": "blue"}, "colour is not known"),
+        ({"model": jobs.MODEL, **SIZE, "memory_gb": "nan"}, "memory_gb is nan"),
+    ],
+)
+def test_bad_names_are_refused_with_the_reason(refusal, parameters, words):
+    assert words in refusal(None, f"{PATH}?{urllib.parse.urlencode(parameters)}")
+
+
+def test_a_file_that_is_no_transformer_is_named(refusal, place):
+    place("diffusion_models/broken.safetensors", b"\x00" * 100)
+    assert "broken.safetensors" in refusal({"prompt": jobs.text_to_latent({"model.model": "broken.safetensors"})})
+
+
+def test_no_answer_names_a_folder(studio, planned, by_names):
+    told = json.dumps([planned(video()), by_names(model=jobs.MODEL, **SIZE)])
+    assert not re.search(r"(/[\w.-]+){2,}", told)

@@ -1,0 +1,156 @@
+"""The arithmetic and the texts of the size picker, run in Node.js where that is installed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import urllib.parse
+
+import pytest
+
+from hyvideo_core.types import Geometry
+from tools.paths import ROOT
+
+NODE = shutil.which("node")
+PICKER = ROOT / "web" / "picker"
+LIMITS = "{min: 1, max: 1025}"
+GB = 10**9
+
+pytestmark = pytest.mark.skipif(NODE is None, reason="Node.js is not installed; the browser tests cover the picker too")
+
+
+def evaluated(expression, *modules):
+    """The JSON value of a JavaScript expression that sees what these modules export."""
+    lines = []
+    for module in modules:
+        source = urllib.parse.quote((PICKER / module).read_text("utf-8"))
+        lines.append(f"Object.assign(globalThis, await import('data:text/javascript,{source}'));")
+    script = "\n".join([*lines, f"process.stdout.write(JSON.stringify({expression}));"])
+    done = subprocess.run(
+        [str(NODE), "--input-type=module", "-"], input=script, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_any_number_of_seconds_becomes_the_nearest_length_the_model_can_make():
+    asked = [0, -3, 0.01, 1 / 24, 0.1, 1, 2.5, 5, 5.375, 5.4, 42.7, 1e6]
+    frames = evaluated(f"{asked}.map((s) => framesOf(s, {LIMITS}))", "size.js")
+    for seconds, found in zip(asked, frames, strict=True):
+        Geometry(64, 64, found)
+        best = min(range(1, 1026, 4), key=lambda each: abs(each - seconds * 24))
+        assert abs(found - seconds * 24) == abs(best - seconds * 24)
+    assert frames[asked.index(5.375)] == 129
+
+
+def test_seconds_and_frames_go_both_ways_without_loss():
+    lengths = list(range(1, 1026, 4))
+    assert evaluated(f"{lengths}.map((n) => framesOf(secondsOf(n), {LIMITS}))", "size.js") == lengths
+
+
+def test_frames_and_sides_are_brought_to_their_grids_within_the_limits():
+    assert evaluated(f"[0, 2, 4, 16, 128, 130, 2000].map((n) => snappedFrames(n, {LIMITS}))", "size.js") == [
+        1, 1, 5, 17, 129, 129, 1025,
+    ]  # fmt: skip
+    sides = evaluated("[0, 1, 23, 24, 353, 5000].map((px) => snappedSide(px, {min: 16, max: 4096}))", "size.js")
+    assert sides == [16, 16, 16, 32, 352, 4096]
+
+
+@pytest.mark.parametrize("clip", [(1280, 720, 129), (64, 48, 5), (16, 4096, 1)])
+def test_the_latent_is_that_of_the_core(clip):
+    width, height, frames = clip
+    found = evaluated(f"latentShape({{width: {width}, height: {height}, frames: {frames}}})", "size.js")
+    assert tuple(found) == Geometry(*clip).latent_shape
+
+
+def test_simple_ratios_are_told_as_such_and_others_as_a_number():
+    sizes = [[1280, 720], [720, 1280], [960, 960], [1104, 832], [960, 544], [544, 960]]
+    assert evaluated(f"{sizes}.map(([w, h]) => aspect(w, h))", "size.js") == [
+        "16:9", "9:16", "1:1", "1.33:1", "1.76:1", "1:1.76",
+    ]  # fmt: skip
+
+
+def texts(locale):
+    source = (PICKER / "texts.js").read_text("utf-8")
+    (found,) = re.findall(rf"^  {locale}: \{{\n(.*?)\n  \}},", source, re.DOTALL | re.MULTILINE)
+    return dict(re.findall(r"^    (\w+):\s*\"(.*)\",$", found, re.MULTILINE))
+
+
+def test_both_languages_say_the_same_things_with_the_same_numbers():
+    english, chinese = texts("en"), texts("zh")
+    assert len(english) > 30
+    assert english.keys() == chinese.keys()
+    for key, text in english.items():
+        assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", chinese[key])), key
+
+
+def plan(**changes):
+    sampling = {
+        "fits": True, "peak_bytes": 17.2 * GB, "free_bytes": 22.1 * GB, "lora_bytes": 0, "feature_bytes": 0,
+        "blocks": 60, "resident_blocks": 60, "streamed_bytes": 0, "streaming_shows": False, "head_groups": 1,
+    }  # fmt: skip
+    return {
+        "memory": {"device": "cuda:0", "free_bytes": 22.1 * GB, "is_given": False},
+        "fits": True,
+        "sampling": sampling | changes.pop("sampling", {}),
+        "decoding": {
+            "fits": True, "peak_bytes": 3.28 * GB, "free_bytes": 22.1 * GB, "tile_size_px": 256, "tile_frames": 64,
+        },
+        "time": None,
+        "instead": [],
+        **changes,
+    }  # fmt: skip
+
+
+def told(locale="en", **changes):
+    expression = f"costLines({json.dumps(plan(**changes))}, textsOf('{locale}'))"
+    return "\n".join(evaluated(expression, "cost.js", "texts.js"))
+
+
+def test_a_plan_is_told_in_words():
+    assert told() == (
+        "Sampling: 17.2 GB of 22.1 GB free · all 60 blocks on the card\n"
+        "Decoding: 3.28 GB of 22.1 GB free, tiles of 256 px, 64 frames\n"
+        "Time: not known before a run in this session"
+    )
+
+
+def test_streamed_blocks_are_told_with_what_they_cost():
+    streamed = {"resident_blocks": 40, "streamed_bytes": 8.2 * GB}
+    assert "20 of 60 blocks streamed, 8.20 GB a step · hidden" in told(sampling=streamed)
+    assert "each step will wait" in told(sampling=streamed | {"streaming_shows": True})
+
+
+def test_a_time_says_where_it_comes_from():
+    time = {
+        "step_s": 12.0, "steps": 30, "is_scaled": True, "measured_step_s": 3.1, "measured_size": [640, 352, 49],
+    }  # fmt: skip
+    text = told(time=time)
+    assert "about 12 s a step, 6 min for 30 steps, scaled by operations from 3.1 s a step" in text
+    assert "640×352 px, 49 frames, measured in this session" in text
+    assert "measured at this size" in told(time=time | {"is_scaled": False})
+    assert "for" not in told(time=time | {"steps": None, "is_scaled": False}).splitlines()[-1]
+
+
+def test_what_does_not_fit_is_told_without_a_time():
+    sampling = {"fits": False, "needed_bytes": 24.5 * GB}
+    text = told(sampling=sampling, fits=False)
+    assert "Sampling does not fit: 24.5 GB at least, 22.1 GB free" in text
+    assert "No length, batch or official size fits" in text
+    assert "Time" not in text
+    instead = [{"frames": 45}, {"batch_size": 1}, {"width": 960, "height": 544}]
+    assert "No length" not in told(sampling=sampling, fits=False, instead=instead)
+    offered = evaluated(f"offers({json.dumps({'instead': instead})}, textsOf('en'))", "cost.js", "texts.js")
+    assert [each["changes"] for each in offered] == instead
+    assert "45 frames" in offered[0]["text"]
+
+
+@pytest.mark.parametrize("locale", ["zh", "zh-TW"])
+def test_chinese_is_told_in_chinese(locale):
+    assert "采样：17.2 GB" in told(locale)
+
+
+def test_an_unknown_language_is_told_in_english():
+    assert told("xx") == told()

@@ -1,0 +1,93 @@
+// The panel on a sampler's node: the moving preview, and lines of text below it. It is made when a run first has
+// something to show, and is no part of the workflow: neither saved with it nor sent to the server.
+import { Player } from "./player.js";
+
+const PREVIEW_PX = 180;
+const TEXT_PX = 120;
+const STYLE = {
+  root: "display:flex; flex-direction:column; gap:4px; box-sizing:border-box; overflow:hidden;",
+  canvas: "flex:1 1 0; min-height:0; width:100%; object-fit:contain;",
+  text: "flex:none; margin:0; overflow:auto; white-space:pre-wrap; font:11px/1.4 sans-serif; opacity:0.85;",
+};
+
+const panels = new WeakMap();
+
+/** The panel of a node, empty if the job is another than that which it has shown. */
+export function panelOf(node, job) {
+  let panel = panels.get(node);
+  if (!panel || !node.widgets?.includes(panel.widget)) {
+    panel = new Panel(node);
+    panels.set(node, panel);
+  }
+  if (panel.job !== job) panel.clear();
+  panel.job = job;
+  return panel;
+}
+
+class Panel {
+  #grown = 0;
+
+  constructor(node) {
+    this.node = node;
+    this.player = new Player();
+    this.text = Object.assign(document.createElement("pre"), { style: STYLE.text });
+    this.text.style.height = `${TEXT_PX}px`;
+    this.text.dataset.testid = "hyv-progress";
+    this.player.canvas.style = STYLE.canvas;
+    this.player.canvas.hidden = true;
+    const root = Object.assign(document.createElement("div"), { style: STYLE.root });
+    root.append(this.player.canvas, this.text);
+    this.widget = node.addDOMWidget("hyvideo_preview", "hyvideo_preview", root, {
+      serialize: false,
+      hideOnZoom: false,
+      getMinHeight: () => this.height,
+    });
+    this.widget.serialize = false;
+    this.root = root;
+    this.#leaveOutOfTheFile();
+    this.#fit();
+  }
+
+  /** What the panel needs; a node that is made larger gives the rest to the preview. */
+  get height() {
+    return TEXT_PX + (this.player.canvas.hidden ? 0 : PREVIEW_PX);
+  }
+
+  tell({ state, lines }) {
+    this.text.dataset.state = state;
+    this.text.textContent = lines.join("\n");
+  }
+
+  async show(sheet) {
+    await this.player.play(sheet);
+    this.player.canvas.dataset.frames = sheet.frames;
+    if (this.player.canvas.hidden) {
+      this.player.canvas.hidden = false;
+      this.#fit();
+    }
+  }
+
+  clear() {
+    this.text.textContent = "";
+    this.player.clear();
+  }
+
+  /** Grow the node where the panel has no room; never shrink what the user made large. */
+  #fit() {
+    this.root.style.minHeight = `${this.height}px`;
+    const [width, height] = this.node.computeSize();
+    const now = this.node.size[1];
+    this.#grown += Math.max(0, height - now);
+    this.node.setSize([Math.max(width, this.node.size[0]), Math.max(height, now)]);
+    this.node.setDirtyCanvas(true, true);
+  }
+
+  /** A saved workflow opens without the panel, so the node is saved without the room for it. */
+  #leaveOutOfTheFile() {
+    const before = this.node.onSerialize;
+    this.node.onSerialize = (data) => {
+      before?.call(this.node, data);
+      data.size = [data.size[0], data.size[1] - this.#grown];
+    };
+  }
+}
