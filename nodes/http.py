@@ -28,6 +28,6 @@ def parsed(body: bytes) -> Any:
         raise HyVideoError(f"The request is not JSON ({error}).") from error
 
 
-def refused(reason: str, **more: str) -> web.Response:
+def refused(reason: str, status: int = 400, **more: str) -> web.Response:
     """The answer to a request that is wrong, and why."""
-    return web.json_response({"error": reason, **more}, status=400)
+    return web.json_response({"error": reason, **more}, status=status)

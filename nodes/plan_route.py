@@ -6,7 +6,7 @@ GET takes names and sizes, POST a workflow in the API format. Only headers of fi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -46,17 +46,19 @@ def register(classes: list[type[io.ComfyNode]]) -> None:
             body = await http.read_body(request, MAX_BODY_BYTES)
         except HyVideoError as error:
             return http.refused(str(error))
-        return await _answered(lambda: _by_workflow(body, known))
+        # A browser counts any other status as a fault of the page, also for a graph that is not finished yet.
+        status = 200 if request.query.get("refusals") == "200" else 400
+        return await _answered(lambda: _by_workflow(body, known), status)
 
 
-async def _answered(plan: Any) -> web.Response:
+async def _answered(plan: Callable[[], cost.Json], status: int = 400) -> web.Response:
     try:
         return web.json_response(await asyncio.get_running_loop().run_in_executor(_worker, plan))
     except Unconnected as error:
-        return http.refused(str(error), code="unconnected")
+        return http.refused(str(error), status, code="unconnected")
     # What the core and the host raise for what they are given: values, files, kernels that are not here.
     except (HyVideoError, ValueError, OSError, RuntimeError) as error:
-        return http.refused(str(error))
+        return http.refused(str(error), status)
 
 
 def _by_workflow(body: bytes, classes: NodeClasses) -> cost.Json:

@@ -356,6 +356,12 @@ def test_a_bad_request_is_refused_with_the_reason(refusal, body, words):
     assert words in refusal(body)
 
 
+def test_pages_may_ask_for_refusals_that_are_no_fault_of_theirs(studio):
+    answer = studio.client.post(f"{PATH}?refusals=200", {"prompt": jobs.text_to_latent({"model.model": "absent"})})
+    assert "not in its list" in answer["error"]
+    assert "fits" not in answer
+
+
 def test_a_request_of_many_megabytes_is_refused_unread(refusal):
     assert "bytes" in refusal(b" " * (8 * 2**20 + 1))
 

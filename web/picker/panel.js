@@ -237,7 +237,7 @@ export class Picker {
       if (!output[node]) return { code: "unconnected" };
       const body = JSON.stringify({ prompt: output, node });
       const headers = { "Content-Type": "application/json" };
-      return await (await api.fetchApi("/hyvideo/plan", { method: "POST", headers, body })).json();
+      return await (await api.fetchApi("/hyvideo/plan?refusals=200", { method: "POST", headers, body })).json();
     } catch (error) {
       return { error: String(error) };
     }
