@@ -93,6 +93,8 @@ def test_an_example_makes_a_video_of_an_uploaded_image(
     assert json.loads(video.tags["prompt"])["8"]["inputs"] == {"image": IMAGE}
     seen = see(torch.from_numpy(video.frames).movedim(-1, 0) / 127.5 - 1)
     assert obedience(seen, Scene(*SIZE_PX, "white", (Thing("red", "square", "right", ""),))).all
+    if example == PYTHON:
+        assert list(tmp_path.glob("preview.*")), "no preview came"
     first = np.asarray(Image.open(image).convert("RGB"), np.float32)
     assert np.abs(video.frames[0] - first).mean() < 20
 
@@ -222,6 +224,32 @@ def test_a_preview_is_kept_under_what_it_is(
     # Source: ComfyUI server.py, encode_bytes and send_image: the event, the image's kind, the image.
     example_module.save_preview(b"\0\0\0\1" + b"\0\0\0\1" + image, tmp_path)
     assert (tmp_path / f"preview{suffix}").read_bytes() == image
+
+
+@pytest.mark.parametrize(
+    ("job", "told"),
+    [
+        (
+            {"status": "failed", "execution_error": {"node_id": "4", "exception_message": "too long\n"}},
+            "Prompt: too long",
+        ),
+        ({"status": "cancelled"}, "interrupted"),
+    ],
+)
+def test_an_end_that_no_event_told_of_is_told_by_the_job(
+    example_module: ModuleType, monkeypatch: pytest.MonkeyPatch, job: dict, told: str
+) -> None:
+    monkeypatch.setattr(example_module, "request", lambda *_: json.dumps(job).encode())
+    with pytest.raises(example_module.Failed, match=f"^{told}$"):
+        example_module.has_ended("", "", {"4": {"_meta": {"title": "Prompt"}}})
+
+
+@pytest.mark.parametrize(("status", "ended"), [("completed", True), ("in_progress", False), ("pending", False)])
+def test_a_job_that_goes_on_is_waited_for(
+    example_module: ModuleType, monkeypatch: pytest.MonkeyPatch, status: str, ended: bool
+) -> None:
+    monkeypatch.setattr(example_module, "request", lambda *_: json.dumps({"status": status}).encode())
+    assert example_module.has_ended("", "", {}) is ended
 
 
 def test_a_message_that_is_no_preview_is_not_kept(example_module: ModuleType, tmp_path: Path) -> None:

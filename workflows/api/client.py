@@ -52,7 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
     client_id = str(uuid.uuid4())
     address = arguments.server.replace("http", "ws", 1)
     # Before the job is queued, so that nothing of it is missed.
-    socket = websocket.create_connection(f"{address}/ws?clientId={client_id}", timeout=1.0)
+    socket = websocket.create_connection(f"{address}/ws?clientId={client_id}", timeout=60.0)
+    socket.settimeout(1.0)
     try:
         image = arguments.image and upload(arguments.server, arguments.image)
         fill(workflow, arguments.prompt, image, arguments.seed)
@@ -116,8 +117,8 @@ def queue(server: str, workflow: Json, client_id: str) -> str:
         refusal = json.load(error)
     lines = [refusal["error"]["message"]]
     for number, node in refusal["node_errors"].items():
-        title = workflow[number]["_meta"]["title"]
-        lines += [f"node {number}, {title}: {reason['message']}: {reason['details']}" for reason in node["errors"]]
+        name = title(workflow, number)
+        lines += [f"node {number}, {name}: {reason['message']}: {reason['details']}" for reason in node["errors"]]
     raise Failed("\n".join(lines))
 
 
@@ -129,7 +130,7 @@ def follow(server: str, socket: websocket.WebSocket, job: str, workflow: Json, f
     heard = time.monotonic()
     while True:
         if time.monotonic() - heard > SILENCE_S:
-            if has_ended(server, job):
+            if has_ended(server, job, workflow):
                 return
             heard = time.monotonic()
         try:
@@ -144,18 +145,27 @@ def follow(server: str, socket: websocket.WebSocket, job: str, workflow: Json, f
         if data.get("prompt_id") != job:
             continue  # another job's, or the queue's length
         heard = time.monotonic()
-        title = workflow.get(str(data.get("node_id") or data.get("node")), {}).get("_meta", {}).get("title")
         if kind == "progress":
-            print(f"{title}: {data['value']}/{data['max']}", file=sys.stderr)
+            print(f"{title(workflow, data['node'])}: {data['value']}/{data['max']}", file=sys.stderr)
         elif kind == "execution_error":
-            raise Failed(f"{title}: {data['exception_message'].strip()}")
+            raise failure(workflow, data)
         elif kind == "execution_interrupted":
-            raise Failed(f"{title}: interrupted")
+            raise Failed(f"{title(workflow, data['node_id'])}: interrupted")
         elif kind == "execution_success":
             return
 
 
-def has_ended(server: str, job: str) -> bool:
+def title(workflow: Json, number: str) -> str:
+    """What a node is called; a node that another one made while it ran is not in the workflow."""
+    return str(workflow[number]["_meta"]["title"]) if number in workflow else f"node {number}"
+
+
+def failure(workflow: Json, error: Json) -> Failed:
+    """The exception for what the server tells of a node that failed."""
+    return Failed(f"{title(workflow, error['node_id'])}: {error['exception_message'].strip()}")
+
+
+def has_ended(server: str, job: str, workflow: Json) -> bool:
     """Whether the job has succeeded without our being told. Raises ``Failed`` if it has ended otherwise."""
     try:
         found = json.loads(request(server, f"/api/jobs/{job}"))
@@ -163,8 +173,10 @@ def has_ended(server: str, job: str) -> bool:
         if error.code != 404:
             raise
         raise Failed("cancelled while it waited") from error  # no event tells of that
-    if found["status"] in ("failed", "cancelled"):
-        raise Failed(found.get("execution_error", {}).get("exception_message", found["status"]))
+    if found["status"] == "failed":
+        raise failure(workflow, found["execution_error"])
+    if found["status"] == "cancelled":
+        raise Failed("interrupted")
     return bool(found["status"] == "completed")
 
 
