@@ -92,6 +92,8 @@ PLACES: dict[str, tuple[Column, int]] = {
 }
 #: What a node grows by when a run first shows its preview there (``web/preview/panel.js``): room kept below it.
 GROWTH_PX = dict.fromkeys(("HyvSampler", "HyvFlowEdit", "HyvInvert"), 300)
+#: Those that decode show ComfyUI's own line of progress meanwhile; Nodes 2.0 keeps its room.
+GROWTH_PX |= dict.fromkeys(("HyvDecode", "HyvDecodeVideo"), 60)
 #: Of the text of a note: what fits in a line of its width, what a line takes, and what is above and below them all.
 NOTE_LINE_CHARACTERS, NOTE_LINE_PX, NOTE_MARGIN_PX = 72, 17, 40
 LINK = re.compile(r"\[([^]]+)\]\([^)]+\)")
