@@ -16,7 +16,7 @@ from tools.server import PACK_NAME
 pytestmark = [pytest.mark.browser, pytest.mark.server, pytest.mark.slow]
 
 PAGES = ROOT / "web" / "docs"
-NODES = sorted(path.name for path in PAGES.iterdir() if path.is_dir())
+NODES = sorted(path.parent.name for path in PAGES.glob("*/en.md"))
 TEXTS = {
     language: json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text("utf-8"))
     for language in ("en", "zh")

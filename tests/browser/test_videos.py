@@ -146,11 +146,12 @@ def content(workflow: Json) -> list[tuple[Any, ...]]:
 def test_the_node_shows_the_clip_of_this_run_and_not_the_one_before(page, kind):
     page.open(saving("H.264 mp4"))
     page.run()
-    assert is_near(page.shown(SAVE, "video").evaluate(COLOUR, 0), RED)
+    before = page.shown(SAVE, "video")
+    assert is_near(before.evaluate(COLOUR, 0), RED)
     page.set(PICTURE, {"color": BLUE})
     page.set(SAVE, {"format": kind})
     page.run()
-    shown = page.shown(SAVE, "video")
+    shown = page.shown(SAVE, "video", before=before.evaluate("({ src }) => src"))
     assert shown.evaluate("({ videoWidth, videoHeight }) => [videoWidth, videoHeight]") == [WIDTH_PX, HEIGHT_PX]
     assert is_near(shown.evaluate(COLOUR, 0.5), BLUE)
 
