@@ -13,9 +13,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.server, pytest.mark.slow]
 ANSWER_MS = 15_000
 
 
-def open_picker(page: Any) -> tuple[int, Any]:
+def open_picker(page: Any, template: str = "hyvideo_demo_t2v") -> tuple[int, Any]:
     """The node of the size, in view, and its picker."""
-    page.open_template("hyvideo_demo_t2v")
+    page.open_template(template)
     (node,) = page.node_ids("HyvEmptyLatent")
     page.look_at(node)
     picker = page.page.get_by_test_id("hyv-picker")
@@ -46,3 +46,10 @@ def test_frames_become_seconds(page):
 def test_the_cost_is_told_before_the_job_is_queued(page):
     _, picker = open_picker(page)
     expect(picker.get_by_test_id("hyv-picker-cost")).to_contain_text("GB", timeout=ANSWER_MS)
+
+
+@pytest.mark.where(newest=True)
+def test_a_file_that_is_missing_is_named_where_the_cost_would_be(page):
+    _, picker = open_picker(page, "hyvideo_t2v")
+    missing = "hunyuan_video_t2v_720p_bf16.safetensors"
+    expect(picker.get_by_test_id("hyv-picker-cost")).to_contain_text(missing, timeout=ANSWER_MS)
