@@ -22,6 +22,7 @@ from hyvideo_core.extensions import (
 from hyvideo_core.sample import Guidance, Step
 from hyvideo_core.sampling_plan import SamplingPlan
 
+from . import host
 from .handles import ModelHandle
 
 #: Features that take next to no time, and that hold what is known only while a job runs.
@@ -62,6 +63,7 @@ def timed(steps: Iterator[Step], latent_shape: tuple[int, ...], style: Hashable)
             step = next(steps, None)
             if step is None:
                 break
+            host.finish(step.denoised.device)
             times.append(time.perf_counter() - started)
             yield step
     if len(times) > 1:

@@ -34,7 +34,7 @@ class Progress:
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         mean = (now - self._started) / (done - self._first)
-        self.line = f"{self._unit} {done}/{self._total} · {seconds:.2f} s · {mean * (self._total - done):.0f} s left"
+        self.line = f"{self._unit} {done}/{self._total} took {seconds:.2f} s · {mean * (self._total - done):.0f} s left"
         client_id = PromptServer.instance.client_id
         if text and self._node_id is not None and client_id is not None:
             PromptServer.instance.send_progress_text(self.line, self._node_id, client_id)

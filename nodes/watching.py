@@ -99,7 +99,7 @@ class Watch(AbstractContextManager["Watch"]):
         viewer, node_id = watching.viewer, watching.node_id
         has_panel = viewer.has_panel and viewer.client_id is not None and node_id is not None
         self._panel = Panel(viewer.client_id, node_id) if has_panel else None
-        self._peak = "measured peak: is counted on CUDA devices only"
+        self._peak = "measured peak: counted on CUDA devices only"
         self._notes: list[str] = []
         self._shown = ""
 

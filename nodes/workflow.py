@@ -109,7 +109,10 @@ class Workflow:
             raise HyVideoError(f"{where} is wired to a node and known only when that has run. Give it a value.")
         if isinstance(field, io.Combo.Input):
             if value not in field.options:
-                raise HyVideoError(f"{where} is {shown(value)}, which is not in its list. See /object_info for it.")
+                raise HyVideoError(
+                    f"{where} is {shown(value)}, which is not in its list. If it is a file, put it into its folder and "
+                    "press R to refresh the lists; else choose another."
+                )
             return value
         types = next(types for kind, types in PLAIN.items() if isinstance(field, kind))
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):

@@ -155,7 +155,7 @@ def test_the_panel_tells_steps_times_plan_peak_and_method(studio, with_panel):
         assert peak.startswith("predicted peak ")
     last = told[-1]["lines"]
     assert last[0].startswith(f"{STEPS} × step in ")
-    assert "measured peak: is counted on CUDA devices only" in last
+    assert "measured peak: counted on CUDA devices only" in last
     assert last[-1].endswith("latent-to-RGB, 5 frames")
 
 

@@ -56,7 +56,7 @@ def test_the_time_per_step_stands_beside_the_bar(heard):
     lines = [text for node, text in texts if node == "sampler"]
     assert len(lines) == STEPS
     for number, line in enumerate(lines, start=1):
-        assert re.fullmatch(rf"step {number}/{STEPS} · \d+\.\d\d s · \d+ s left", line), line
+        assert re.fullmatch(rf"step {number}/{STEPS} took \d+\.\d\d s · \d+ s left", line), line
 
 
 def test_the_decoder_reports_its_parts(heard):

@@ -7,6 +7,10 @@
 # COMFYUI_URL is ComfyUI's address, http://127.0.0.1:8188 if it is not set. Results go to the current folder.
 set -eu
 
+if [ $# -lt 2 ]; then
+    echo "usage: sh $0 WORKFLOW PROMPT [IMAGE]; workflows are the .json files beside it, without .json" >&2
+    exit 2
+fi
 server=${COMFYUI_URL:-http://127.0.0.1:8188}
 workflow=$(dirname "$0")/$1.json
 prompt=$2
