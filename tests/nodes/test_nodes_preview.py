@@ -149,7 +149,7 @@ def test_the_panel_tells_steps_times_plan_peak_and_method(studio, with_panel):
     assert told[0]["lines"][0] == f"step 0/{STEPS}"
     for number, each in enumerate(told[1:-1], start=1):
         steps, blocks, peak, *_ = each["lines"]
-        assert steps.startswith(f"step {number}/{STEPS} · ")
+        assert steps.startswith(f"step {number}/{STEPS} took ")
         assert steps.endswith(" s left")
         assert "blocks on the device" in blocks
         assert peak.startswith("predicted peak ")
