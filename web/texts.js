@@ -1,31 +1,51 @@
-// HyVideo Plan tells its plan in the node: ComfyUI keeps the texts that nodes give, but shows only those of its own.
+// A node's text is shown in it: the plan, a rewritten prompt, what an old node does otherwise. ComfyUI keeps the texts
+// that nodes give, but shows only those of its own.
+import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { ComfyWidgets } from "../../scripts/widgets.js";
+import { findNode, nodeOf } from "./jobs.js";
+import { makeRoom } from "./room.js";
 
-const NODE = "HyvPlan";
-const WIDGET = "plan";
-const LEAST_PX = [420, 260];
+const WIDGET = "hyvideo_text";
+const WIDTH_PX = 420;
+const TEXT_PX = 140;
 
-/** The node's text field, made when it is first needed. It is no input: it is neither saved nor sent. */
-function field(node) {
-  const known = node.widgets?.find(({ name }) => name === WIDGET);
-  if (known) return known;
+function fieldOf(node) {
+  return node.widgets?.find(({ name }) => name === WIDGET);
+}
+
+/** A node's text field, made when it is first needed. It is no input: it is neither saved nor sent. */
+function newField(node) {
   const { widget } = ComfyWidgets.STRING(node, WIDGET, ["STRING", { multiline: true }], app);
   widget.serialize = false;
-  widget.options = { ...widget.options, serialize: false, read_only: true };
-  if (widget.inputEl) widget.inputEl.readOnly = true;
-  node.setSize(node.size.map((px, side) => Math.max(px, LEAST_PX[side])));
+  Object.assign(widget.options, { serialize: false, read_only: true, getMinHeight: () => TEXT_PX });
+  widget.inputEl.readOnly = true;
+  widget.inputEl.dataset.testid = "hyv-text";
+  makeRoom(node, WIDTH_PX);
   return widget;
 }
 
+function show(node, output) {
+  if (node && output?.text) (fieldOf(node) ?? newField(node)).value = [output.text].flat().join("\n");
+}
+
 app.registerExtension({
-  name: "HyVideoStudio.Plan",
-  beforeRegisterNodeDef(nodeType, { name }) {
-    if (name !== NODE) return;
-    const before = nodeType.prototype.onExecuted;
-    nodeType.prototype.onExecuted = function (output) {
-      before?.call(this, output);
-      if (output?.text) field(this).value = output.text.join("\n");
-    };
+  name: "HyVideoStudio.Texts",
+  setup() {
+    let job = null;
+    api.addEventListener("execution_start", ({ detail }) => (job = detail.prompt_id));
+    // A node that is computed anew may have nothing to tell now; one whose result is kept tells the same again.
+    api.addEventListener("executing", ({ detail: id }) => {
+      const node = id && nodeOf(job, id);
+      const field = node && fieldOf(node);
+      if (field) field.value = "";
+    });
+    api.addEventListener("executed", ({ detail }) => {
+      show(nodeOf(detail.prompt_id, detail.display_node ?? detail.node), detail.output);
+    });
+  },
+  /** Another tab, or a run of the history, has been opened with its results. */
+  onNodeOutputsUpdated(outputs) {
+    for (const [id, output] of Object.entries(outputs)) show(findNode(id), output);
   },
 });
