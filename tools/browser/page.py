@@ -30,8 +30,6 @@ RUN_TIMEOUT_MS = 300_000
 QUIET = {"Comfy.TutorialCompleted": True, "Comfy.RightSidePanel.IsOpen": False, "Comfy.Minimap.Visible": False}
 #: What a fresh user does not have yet; the frontend asks for it all the same.
 USUALLY_MISSING = ("/user.css", "/api/userdata/", "/api/userdata?")
-#: A refusal that is an answer: the picker shows why a job has no plan, for example that a file is not there.
-SHOWN_IN_THE_NODE = {(400, "/api/hyvideo/plan")}
 #: Nothing but this machine is asked: a page must not depend on the internet.
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
@@ -235,8 +233,7 @@ class ComfyPage:
 
     def _on_response(self, response: Response) -> None:
         path = response.url.removeprefix(self.url)
-        told = (response.status, path.split("?")[0])
-        if response.status >= 400 and told not in SHOWN_IN_THE_NODE and not path.startswith(USUALLY_MISSING):
+        if response.status >= 400 and not path.startswith(USUALLY_MISSING):
             self.errors.append(f"{response.status} {path}")
 
 
