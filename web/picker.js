@@ -2,16 +2,19 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { Picker } from "./picker/panel.js";
+import { plannedPrompt } from "./picker/prompt.js";
 
 const NODE = "HyvEmptyLatent";
 /** The frontend tells of some changes only; looking finds all of them, in both kinds of canvas. */
 const LOOK_MS = 300;
 
+/** Those of nodes that are in a graph. */
 const pickers = new Set();
 
 function look() {
-  if (document.hidden) return;
-  for (const picker of pickers) picker.look();
+  if (document.hidden || !pickers.size) return;
+  const prompt = JSON.stringify(plannedPrompt());
+  for (const picker of pickers) picker.look(prompt);
 }
 
 app.registerExtension({
@@ -26,11 +29,14 @@ app.registerExtension({
   nodeCreated(node) {
     if (node.comfyClass !== NODE) return;
     const picker = new Picker(node);
-    pickers.add(picker);
-    const removed = node.onRemoved;
+    const { onAdded, onRemoved } = node;
+    node.onAdded = function (...rest) {
+      pickers.add(picker);
+      return onAdded?.apply(this, rest);
+    };
     node.onRemoved = function (...rest) {
       pickers.delete(picker);
-      return removed?.apply(this, rest);
+      return onRemoved?.apply(this, rest);
     };
   },
 });

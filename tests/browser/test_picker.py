@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from playwright.sync_api import expect
+
+from tools.server import PACK_NAME
+from tools.workflow_catalog import WORKFLOWS
 
 pytestmark = [pytest.mark.browser, pytest.mark.server, pytest.mark.slow]
 
@@ -46,3 +50,117 @@ def test_frames_become_seconds(page):
 def test_the_cost_is_told_before_the_job_is_queued(page):
     _, picker = open_picker(page)
     expect(picker.get_by_test_id("hyv-picker-cost")).to_contain_text("GB", timeout=ANSWER_MS)
+
+
+#: A node of another pack whose widget must be asked by nobody but a job that starts.
+RECORDER = """() => {
+    window.asked = 0;
+    LiteGraph.registerNodeType('test/recorder', class extends LGraphNode {});
+    const node = LiteGraph.createNode('test/recorder');
+    node.comfyClass = 'Recorder';
+    const widget = node.addWidget('text', 'recording', '', () => {});
+    widget.serializeValue = async () => (window.asked += 1);
+    app.graph.add(node);
+}"""
+
+
+def test_the_picker_asks_no_widget_of_another_pack(page):
+    node, _ = open_picker(page)
+    page.page.evaluate(RECORDER)
+    with page.page.expect_response(lambda answer: answer.url.endswith("/hyvideo/plan")) as planned:
+        page.set(node, {"frames": 101})
+    assert planned.value.ok
+    assert page.page.evaluate("window.asked") == 0
+    page.prompt()
+    assert page.page.evaluate("window.asked") == 1
+
+
+#: What the picker asks with, and what would be queued.
+BOTH = f"""async () => {{
+    const {{ plannedPrompt }} = await import('/extensions/{PACK_NAME}/picker/prompt.js');
+    return [plannedPrompt(), (await app.graphToPrompt()).output];
+}}"""
+
+
+@pytest.fixture
+def half_done(page: Any) -> Iterator[Any]:
+    """A page in which workflows without models may be open: no picker of it reaches the server."""
+    page.page.route("**/hyvideo/plan", lambda route: route.fulfill(json={"code": "unconnected"}))
+    yield page
+    page.page.evaluate("() => app.graph.clear()")
+    page.page.unroute("**/hyvideo/plan")
+
+
+def assert_asks_with_what_would_be_queued(page: Any) -> None:
+    """All nodes and wires are the same, and the values of the nodes whose values a plan reads."""
+    asked, queued = page.page.evaluate(BOTH)
+    assert asked.keys() == queued.keys()
+    for name, node in queued.items():
+        is_read = node["class_type"].startswith(("Hyv", "Primitive"))
+        inputs = {key: value for key, value in node["inputs"].items() if is_read or isinstance(value, list)}
+        assert asked[name] == {"class_type": node["class_type"], "inputs": inputs}
+
+
+@pytest.mark.spread("name", list(WORKFLOWS))
+def test_the_picker_asks_with_the_workflow_that_would_be_queued(half_done, name):
+    half_done.open_template(name)
+    assert_asks_with_what_would_be_queued(half_done)
+
+
+#: Ways to change the wires of the open template.
+DETOURS = {
+    "a bypassed model node": """() => {
+        const [model, sampler] = [one('HyvLoadModel'), one('HyvSampler')];
+        const cache = added('HyvTeaCache');
+        model.connect(0, cache, 'model');
+        cache.connect(0, sampler, 'model');
+        cache.mode = 4;
+    }""",
+    "a muted model": "() => { one('HyvLoadModel').mode = 2; }",
+    "a reroute": """() => {
+        const reroute = added('Reroute');
+        one('HyvEmptyLatent').connect(0, reroute, 0);
+        reroute.connect(0, one('HyvSampler'), 'latent');
+    }""",
+    "a value of the frontend's": """() => {
+        const [primitive, size] = [added('PrimitiveNode'), one('HyvEmptyLatent')];
+        primitive.connect(0, size, size.inputs.findIndex(({ name }) => name === 'frames'));
+        primitive.widgets[0].value = 77;
+        primitive.widgets[0].callback?.(77);
+    }""",
+    "a value of the host's": """() => {
+        const [primitive, size] = [added('PrimitiveInt'), one('HyvEmptyLatent')];
+        primitive.connect(0, size, size.inputs.findIndex(({ name }) => name === 'frames'));
+        primitive.widgets[0].value = 77;
+    }""",
+    "a subgraph with the size": "() => { boxed('HyvEmptyLatent'); }",
+    "a subgraph with the model and the sampler": "() => { boxed('HyvLoadModel', 'HyvSampler'); }",
+    "a subgraph in a subgraph": """() => {
+        const inner = boxed('HyvSampler');
+        app.graph.convertToSubgraph(new Set([inner, one('HyvLoadModel')]));
+    }""",
+    "a bypassed subgraph": "() => { boxed('HyvSampler').mode = 4; }",
+    "a widget of a subgraph": """() => {
+        const box = boxed('HyvEmptyLatent');
+        const [size] = box.subgraph.nodes;
+        const input = size.inputs.find(({ name }) => name === 'frames');
+        box.subgraph.inputNode.emptySlot.connect(input, size);
+        box.widgets.find(({ name }) => name === 'frames').value = 61;
+    }""",
+}
+LEAVE_NO_TRACE = ("a bypassed model node", "a reroute")
+TOOLS = """
+    const one = (kind) => app.graph.nodes.find(({ type }) => type === kind);
+    const added = (kind) => { const node = LiteGraph.createNode(kind); app.graph.add(node); return node; };
+    const boxed = (...kinds) => app.graph.convertToSubgraph(new Set(kinds.map(one))).node;
+"""
+
+
+@pytest.mark.parametrize("detour", DETOURS)
+def test_wires_are_followed_as_for_a_job(half_done, detour):
+    half_done.open_template("hyvideo_demo_t2v")
+    before = half_done.prompt()
+    half_done.page.evaluate(f"() => {{ {TOOLS} ({DETOURS[detour]})(); }}")
+    half_done.settle()
+    assert (half_done.prompt() == before) == (detour in LEAVE_NO_TRACE)
+    assert_asks_with_what_would_be_queued(half_done)

@@ -1,4 +1,4 @@
-// The open graph: where a node is in it, what its widgets hold, and whether anything that a plan counts has changed.
+// The open graph: where a node is in it, and what its widgets hold.
 import { app } from "../../../scripts/app.js";
 
 function root() {
@@ -31,26 +31,4 @@ export function setWidget(node, name, value) {
   widget.value = value;
   widget.callback?.(value, app.canvas, node);
   node.setDirtyCanvas?.(true, true);
-}
-
-/** All values and wires of the graph as one text, which differs where something has changed. */
-export function signature(graph = root()) {
-  const parts = (graph?.nodes ?? []).map((node) => [
-    node.id,
-    node.type,
-    node.mode,
-    (node.widgets ?? []).filter((widget) => widget.serialize !== false).map((widget) => plain(widget.value)),
-    (node.inputs ?? []).map((input) => wire(graph, input.link)),
-    node.subgraph ? signature(node.subgraph) : 0,
-  ]);
-  return JSON.stringify(parts);
-}
-
-function plain(value) {
-  return typeof value === "object" ? 0 : value;
-}
-
-function wire(graph, id) {
-  const link = id == null ? null : (graph.links?.get?.(id) ?? graph.links?.[id]);
-  return link ? [link.origin_id, link.origin_slot] : 0;
 }

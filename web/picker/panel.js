@@ -2,7 +2,7 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { costLines, offers } from "./cost.js";
-import { isWired, jobId, setWidget, signature, widgetOf } from "./graph.js";
+import { isWired, jobId, setWidget, widgetOf } from "./graph.js";
 import { aspect, framesOf, latentShape, secondsOf, snappedFrames, snappedSide } from "./size.js";
 import { textsOf } from "./texts.js";
 
@@ -34,7 +34,7 @@ function element(tag, style, testid) {
 }
 
 export class Picker {
-  /** What was last shown, asked for and answered; other than the graph's own where something has changed since. */
+  /** What was last shown, asked for and seen, as text: other than what is now where something has changed since. */
   #shown = null;
   #asked = null;
   #seen = null;
@@ -83,19 +83,18 @@ export class Picker {
     }
   }
 
-  /** Show what the node holds now; ask for the cost once the graph has been the same for a moment. */
-  look() {
+  /** Show what the node holds now; ask for the cost once the workflow (JSON) has been the same for a moment. */
+  look(prompt) {
     const id = jobId(this.node);
     if (id === null) return;
     this.say = textsOf(app.extensionManager.setting.get("Comfy.Locale"));
     this.#snap();
     this.#show();
-    const seen = signature();
-    if (seen === this.#seen && seen !== this.#asked) {
-      this.#asked = seen;
-      this.#ask(id);
+    if (prompt === this.#seen && prompt !== this.#asked) {
+      this.#asked = prompt;
+      this.#ask(id, prompt);
     }
-    this.#seen = seen;
+    this.#seen = prompt;
   }
 
   /** Ask anew: what is free, or known of the time, has changed. */
@@ -221,21 +220,21 @@ export class Picker {
     this.size.textContent = told.join(" · ");
   }
 
-  async #ask(id) {
+  async #ask(id, text) {
     const request = ++this.#request;
     this.cost.dataset.state = "asking";
     if (!this.#answer) this.cost.textContent = this.say("working");
-    const answer = await this.#planned(id);
+    const answer = await this.#planned(id, text);
     if (request !== this.#request) return;
     this.#answer = answer;
     this.#showCost();
   }
 
-  async #planned(node) {
+  async #planned(node, text) {
     try {
-      const { output } = await app.graphToPrompt();
-      if (!output[node]) return { code: "unconnected" };
-      const body = JSON.stringify({ prompt: output, node });
+      const prompt = JSON.parse(text);
+      if (!prompt[node]) return { code: "unconnected" };
+      const body = JSON.stringify({ prompt, node });
       const headers = { "Content-Type": "application/json" };
       return await (await api.fetchApi("/hyvideo/plan", { method: "POST", headers, body })).json();
     } catch (error) {
