@@ -1,7 +1,7 @@
 // Live previews: asks the server for them, and hands what comes to the panel of the node that it is about.
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { findNode } from "./preview/nodes.js";
+import { nodeOf } from "./jobs.js";
 import { panelOf } from "./preview/panel.js";
 
 const SETTING = "HyVideoStudio.LivePreview";
@@ -25,9 +25,9 @@ function tellAgain() {
   return tell(app.extensionManager.setting.get(SETTING));
 }
 
-/** The panel that an event of the server is about; none if its workflow is not the one that is open. */
+/** The panel that an event of the server is about; null if its job is not of the workflow that is open. */
 function panelFor({ node: id, prompt_id: job }) {
-  const node = findNode(app.rootGraph ?? app.graph, id);
+  const node = nodeOf(job, id);
   return node && panelOf(node, job);
 }
 

@@ -1,5 +1,6 @@
 // The panel on a sampler's node: the moving preview, and lines of text below it. It is made when a run first has
 // something to show, and is no part of the workflow: neither saved with it nor sent to the server.
+import { makeRoom } from "../room.js";
 import { Player } from "./player.js";
 
 const PREVIEW_PX = 180;
@@ -25,8 +26,6 @@ export function panelOf(node, job) {
 }
 
 class Panel {
-  #grown = 0;
-
   constructor(node) {
     this.node = node;
     this.player = new Player();
@@ -44,7 +43,6 @@ class Panel {
     });
     this.widget.serialize = false;
     this.root = root;
-    this.#leaveOutOfTheFile();
     this.#fit();
   }
 
@@ -59,7 +57,7 @@ class Panel {
   }
 
   async show(sheet) {
-    await this.player.play(sheet);
+    if (!(await this.player.play(sheet))) return;
     this.player.canvas.dataset.frames = sheet.frames;
     if (this.player.canvas.hidden) {
       this.player.canvas.hidden = false;
@@ -67,27 +65,17 @@ class Panel {
     }
   }
 
+  /** Show nothing of the run before. */
   clear() {
     this.text.textContent = "";
     this.player.clear();
+    if (this.player.canvas.hidden) return;
+    this.player.canvas.hidden = true;
+    this.#fit();
   }
 
-  /** Grow the node where the panel has no room; never shrink what the user made large. */
   #fit() {
     this.root.style.minHeight = `${this.height}px`;
-    const [width, height] = this.node.computeSize();
-    const now = this.node.size[1];
-    this.#grown += Math.max(0, height - now);
-    this.node.setSize([Math.max(width, this.node.size[0]), Math.max(height, now)]);
-    this.node.setDirtyCanvas(true, true);
-  }
-
-  /** A saved workflow opens without the panel, so the node is saved without the room for it. */
-  #leaveOutOfTheFile() {
-    const before = this.node.onSerialize;
-    this.node.onSerialize = (data) => {
-      before?.call(this.node, data);
-      data.size = [data.size[0], data.size[1] - this.#grown];
-    };
+    makeRoom(this.node);
   }
 }

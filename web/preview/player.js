@@ -14,21 +14,26 @@ export class Player {
     new IntersectionObserver((entries) => this.#run(entries.at(-1).isIntersecting)).observe(this.canvas);
   }
 
-  /** Show another clip: a sheet as `hyvideo_core/preview/sheet.py` describes it, its picture as a data URL. */
+  /**
+   * Show another clip: a sheet as `hyvideo_core/preview/sheet.py` describes it, its picture as a data URL. False if
+   * something newer came, or all was cleared, before it could be shown.
+   */
   async play(sheet) {
     const number = ++this.#newest;
     const picture = new Image();
     picture.src = sheet.image;
     await picture.decode();
-    if (number !== this.#newest) return; // Something newer came meanwhile.
+    if (number !== this.#newest) return false;
     [this.#sheet, this.#picture, this.#frame] = [sheet, picture, -1];
     Object.assign(this.canvas, { width: sheet.width, height: sheet.height });
     this.#draw(performance.now());
+    return true;
   }
 
   clear() {
     this.#newest++;
     this.#sheet = null;
+    this.canvas.getContext("2d").clearRect(0, 0, this.canvas.width, this.canvas.height);
   }
 
   #run(isVisible) {
