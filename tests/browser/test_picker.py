@@ -75,6 +75,7 @@ def test_the_picker_asks_no_widget_of_another_pack(page):
     node, _ = open_picker(page)
     page.page.evaluate(RECORDER)
     with page.page.expect_response(lambda answer: "/hyvideo/plan" in answer.url) as planned:
+    with page.page.expect_response(lambda answer: "/hyvideo/plan" in answer.url) as planned:
         page.set(node, {"frames": 101})
     assert planned.value.ok
     assert page.page.evaluate("window.asked") == 0
@@ -92,6 +93,10 @@ BOTH = f"""async () => {{
 @pytest.fixture
 def half_done(page: Any) -> Iterator[Any]:
     """A page in which workflows without models may be open: no picker of it reaches the server."""
+    page.page.route("**/hyvideo/plan*", lambda route: route.fulfill(json={"code": "unconnected"}))
+    yield page
+    page.page.evaluate("() => app.graph.clear()")
+    page.page.unroute("**/hyvideo/plan*")
     page.page.route("**/hyvideo/plan*", lambda route: route.fulfill(json={"code": "unconnected"}))
     yield page
     page.page.evaluate("() => app.graph.clear()")
