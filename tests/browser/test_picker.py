@@ -17,9 +17,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.server, pytest.mark.slow]
 ANSWER_MS = 15_000
 
 
-def open_picker(page: Any, template: str = "hyvideo_demo_t2v") -> tuple[int, Any]:
+def open_picker(page: Any) -> tuple[int, Any]:
     """The node of the size, in view, and its picker."""
-    page.open_template(template)
+    page.open_template("hyvideo_demo_t2v")
     (node,) = page.node_ids("HyvEmptyLatent")
     page.look_at(node)
     picker = page.page.get_by_test_id("hyv-picker")
@@ -75,7 +75,6 @@ def test_the_picker_asks_no_widget_of_another_pack(page):
     node, _ = open_picker(page)
     page.page.evaluate(RECORDER)
     with page.page.expect_response(lambda answer: "/hyvideo/plan" in answer.url) as planned:
-    with page.page.expect_response(lambda answer: "/hyvideo/plan" in answer.url) as planned:
         page.set(node, {"frames": 101})
     assert planned.value.ok
     assert page.page.evaluate("window.asked") == 0
@@ -93,10 +92,6 @@ BOTH = f"""async () => {{
 @pytest.fixture
 def half_done(page: Any) -> Iterator[Any]:
     """A page in which workflows without models may be open: no picker of it reaches the server."""
-    page.page.route("**/hyvideo/plan*", lambda route: route.fulfill(json={"code": "unconnected"}))
-    yield page
-    page.page.evaluate("() => app.graph.clear()")
-    page.page.unroute("**/hyvideo/plan*")
     page.page.route("**/hyvideo/plan*", lambda route: route.fulfill(json={"code": "unconnected"}))
     yield page
     page.page.evaluate("() => app.graph.clear()")
