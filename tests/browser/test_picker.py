@@ -17,9 +17,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.server, pytest.mark.slow]
 ANSWER_MS = 15_000
 
 
-def open_picker(page: Any) -> tuple[int, Any]:
+def open_picker(page: Any, template: str = "hyvideo_demo_t2v") -> tuple[int, Any]:
     """The node of the size, in view, and its picker."""
-    page.open_template("hyvideo_demo_t2v")
+    page.open_template(template)
     (node,) = page.node_ids("HyvEmptyLatent")
     page.look_at(node)
     picker = page.page.get_by_test_id("hyv-picker")
