@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,12 +40,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give all browser tests to one process, for they share servers and browsers; of the others, each file to one."""
+    """Give the browser tests of each frontend to one process, for they share its server; other tests by their files."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return BROWSER_TESTS if nodeid.startswith(BROWSER_TESTS) else super()._split_scope(nodeid)
+            if not nodeid.startswith(BROWSER_TESTS):
+                return super()._split_scope(nodeid)
+            frontend = re.search(r"\[(\d+\.\d+\.\d+)-", nodeid)
+            return BROWSER_TESTS + (frontend[1] if frontend else "")
 
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools import environment
-from tools.console import clean_environment
+from tools.browser import chromium, frontends
+from tools.console import ToolError, clean_environment
 from tools.paths import ROOT
 from tools.toy_model import build
 
@@ -25,6 +26,8 @@ MOST_WORKERS = 4
 def run(pytest_args: Sequence[str]) -> int:
     """Run every check and then all tests; only pytest when it is given arguments. Returns the exit code."""
     build.ensure()
+    if not pytest_args:
+        fetch_browser()
     failed = [] if pytest_args else [name for name, command in CHECKS if run_module(command)]
     for name in failed:
         print(f"✗ {name} failed, see above", flush=True)
@@ -32,6 +35,16 @@ def run(pytest_args: Sequence[str]) -> int:
     sharing = [] if count == 1 else ["-n", str(count), "--dist", "loadfile"]
     code = run_module(["pytest", *(pytest_args or ["tests"]), *sharing], workers=count)
     return code or int(bool(failed))
+
+
+def fetch_browser() -> None:
+    """Have a browser and the frontends before processes share the tests; without them those tests tell why."""
+    try:
+        chromium.ensure()
+        for frontend in frontends.NEWEST:
+            frontends.ensure(frontend)
+    except ToolError as error:
+        print(f"no browser tests: {error}", flush=True)
 
 
 def workers() -> int:

@@ -99,6 +99,8 @@ class Studio:
         if self.server is not None:
             self.server.stop()
         root = frontends.ensure(frontend)
+        for old in SCREENSHOTS.glob(f"*{frontend.version}*"):
+            old.unlink()
         self.server = Server(
             host,
             self.base / frontend.version,
@@ -129,7 +131,6 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
         browser = chromium.ensure()
     except ToolError as error:
         pytest.skip(str(error))
-    shutil.rmtree(SCREENSHOTS, ignore_errors=True)
     with sync_playwright() as playwright:
         running = Studio(playwright, browser, tmp_path_factory.mktemp("browser"))
         try:
