@@ -151,7 +151,7 @@ def test_the_node_shows_the_clip_of_this_run_and_not_the_one_before(page, kind):
     page.set(PICTURE, {"color": BLUE})
     page.set(SAVE, {"format": kind})
     page.run()
-    shown = page.shown(SAVE, "video", before=before.evaluate("({ src }) => src"))
+    shown = page.shown(SAVE, "video", before=before.evaluate("({ currentSrc, src }) => currentSrc || src"))
     assert shown.evaluate("({ videoWidth, videoHeight }) => [videoWidth, videoHeight]") == [WIDTH_PX, HEIGHT_PX]
     assert is_near(shown.evaluate(COLOUR, 0.5), BLUE)
 

@@ -37,7 +37,7 @@ def decode(monkeypatch: pytest.MonkeyPatch) -> Any:
     package = ModuleType("pack")
     package.__path__ = []
     stand_ins = {"comfy_api": ModuleType("comfy_api"), "comfy_api.latest": latest, "pack": package}
-    stand_ins |= {f"pack.{name}": MagicMock() for name in ("host", "memory", "adapt", "handles", "video")}
+    stand_ins |= {f"pack.{name}": MagicMock() for name in ("host", "memory", "adapt", "handles", "progress", "video")}
     for name, stand_in in stand_ins.items():
         monkeypatch.setitem(sys.modules, name, stand_in)
     spec = importlib.util.spec_from_file_location("pack.decode", FILE)

@@ -188,6 +188,6 @@ def assert_right(ends: Counter[tuple[str, str]]) -> None:
 
 def assert_nothing_unfinished(server: Server) -> None:
     """Results that are written have no part of a file, or draft, beside them."""
-    names = [path.name for path in server.output.rglob("*") if path.is_file()]
-    assert all(name.endswith((".latent", ".mp4", ".png")) for name in names), names
+    names = [path.name for path in server.output.rglob("*")]
+    assert not [name for name in names if name.startswith(".") or name.endswith(".tmp")]
     assert not [path for path in server.output.rglob("*") if path.is_dir() and not any(path.iterdir())]

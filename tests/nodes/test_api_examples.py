@@ -198,7 +198,14 @@ def test_ctrl_c_cancels_the_job_on_the_server(
 ) -> None:
     whole, environment = with_server(command(example, folder, endless, PROMPT), server.url)
     with subprocess.Popen(
-        whole, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        whole,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+        # Tests that run in the background of a shell inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         wait_for(lambda: bool(running(client)))
         os.killpg(process.pid, signal.SIGINT)

@@ -17,7 +17,7 @@ from tools.paths import ROOT
 FOLDERS = ("diffusion_models", "text_encoders", "vae", "loras")
 #: Asks the host's folder_paths before and after it imports the pack's file with the lists.
 QUESTION = """
-import importlib.util, json
+import importlib, json, sys, types
 import comfy.options; comfy.options.enable_args_parsing()
 import folder_paths as host
 
@@ -25,9 +25,9 @@ def lists():
     return {{name: (host.get_folder_paths(name), host.get_filename_list(name)) for name in {names!r}}}
 
 before = lists()
-spec = importlib.util.spec_from_file_location("models", {file!r})
-models = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(models)
+sys.modules["pack"] = types.ModuleType("pack")
+sys.modules["pack"].__path__ = [{folder!r}]
+models = importlib.import_module("pack.models")
 after = lists()
 print(json.dumps({{
     "before": before,
@@ -47,7 +47,8 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.user, self.pack = folder / "user" / "models", folder / "pack"
         (self.pack / "nodes").mkdir(parents=True)
-        shutil.copy(ROOT / "nodes" / "models.py", self.pack / "nodes")
+        for name in ("models.py", "names.py"):
+            shutil.copy(ROOT / "nodes" / name, self.pack / "nodes")
         for name in FOLDERS:
             touch(self.user / name / "mine.safetensors")
             touch(self.user / name / "both.safetensors")
@@ -62,8 +63,7 @@ class World:
         """What the host says once the pack is imported."""
         host = comfyui.locate()
         assert host is not None, "There is no ComfyUI: run the tests with python tools/dev.py test"
-        file = str(self.pack / "nodes" / "models.py")
-        code = QUESTION.format(names=FOLDERS, file=file)
+        code = QUESTION.format(names=FOLDERS, folder=str(self.pack / "nodes"))
         command = [sys.executable, "-c", code, "--base-directory", str(self.user.parent)]
         return json.loads(subprocess.run(command, cwd=host, check=True, capture_output=True).stdout)
 

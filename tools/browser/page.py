@@ -68,7 +68,7 @@ SHOWN = """([id, tag]) => {
 #: A picture or a video that has arrived has a size.
 ARRIVED = f"""([id, tag, before]) => {{
     const found = ({SHOWN})([id, tag]);
-    return found && found.src !== before && (found.videoWidth || found.naturalWidth) ? found : null;
+    return found && (found.currentSrc || found.src) !== before && (found.videoWidth || found.naturalWidth) ? found : null;
 }}"""
 #: All texts that the next frame draws on the canvas.
 DRAWN = """() => new Promise((done) => {
