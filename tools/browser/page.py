@@ -66,9 +66,9 @@ SHOWN = """([id, tag]) => {
     return found ?? (tag === 'img' ? node.imgs?.[0] : null);
 }"""
 #: A picture or a video that has arrived has a size.
-ARRIVED = f"""([id, tag, before]) => {{
+ARRIVED = f"""([id, tag]) => {{
     const found = ({SHOWN})([id, tag]);
-    return found && (found.currentSrc || found.src) !== before && (found.videoWidth || found.naturalWidth) ? found : null;
+    return found && (found.videoWidth || found.naturalWidth) ? found : null;
 }}"""
 #: All texts that the next frame draws on the canvas.
 DRAWN = """() => new Promise((done) => {
@@ -139,9 +139,9 @@ class ComfyPage:
         outputs: Json = self.page.evaluate("() => app.nodeOutputs")
         return outputs
 
-    def shown(self, node_id: int | str, tag: str, before: str = "") -> Any:
-        """The ``video`` or ``img`` that a node shows, once its file has arrived, which is another than ``before``."""
-        return self.page.wait_for_function(ARRIVED, arg=[int(node_id), tag, before], timeout=SHOW_TIMEOUT_MS)
+    def shown(self, node_id: int | str, tag: str) -> Any:
+        """The ``video`` or ``img`` that a node shows, once its file has arrived."""
+        return self.page.wait_for_function(ARRIVED, arg=[int(node_id), tag], timeout=SHOW_TIMEOUT_MS)
 
     def set(self, node_id: int | str, values: Mapping[str, Any]) -> None:
         """Set widgets of a node by their names."""
