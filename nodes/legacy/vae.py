@@ -27,6 +27,9 @@ NOISE_SEED = 0
 #: How far a frame is lightened or darkened at most.
 DARKEST, LIGHTEST = 0.5, 1.4
 
+#: Said where a sample was asked for.
+MODE = "latent_dist sample has no counterpart: the mode is used, which differs from it by next to nothing."
+
 
 def _vae_input() -> io.Input:
     return io.Vae.Input("vae", tooltip="From HunyuanVideo VAE Loader.")
@@ -178,7 +181,8 @@ class HyVideoEncode(io.ComfyNode):
             enable_vae_tiling, temporal_tiling_sample_size, spatial_tile_sample_min_size, auto_tile_size
         )
         clip = _noisy(images_to_video(image), noise_aug_strength)
-        return result(host_latent(encoded(our_vae(vae), clip, tiles, cls.hidden.unique_id) * latent_strength))
+        latent = encoded(our_vae(vae), clip, tiles, cls.hidden.unique_id) * latent_strength
+        return result(host_latent(latent), remarks=[MODE] if latent_dist == "sample" else [])
 
 
 class HyVideoEncodeKeyframes(io.ComfyNode):
@@ -225,7 +229,8 @@ class HyVideoEncodeKeyframes(io.ComfyNode):
         # The noise was added to pixels of 0 to 1, which counts twice as much in those of −1 to 1.
         ends = [_noisy(images_to_video(image[:1]), 2 * noise_aug_strength) for image in (start_image, end_image)]
         clip = keyframe_clip(*ends, num_frames)
-        return result(host_latent(encoded(our_vae(vae), clip, tiles, cls.hidden.unique_id) * latent_strength))
+        latent = encoded(our_vae(vae), clip, tiles, cls.hidden.unique_id) * latent_strength
+        return result(host_latent(latent), remarks=[MODE] if latent_dist == "sample" else [])
 
 
 def _noisy(video: torch.Tensor, strength: float) -> torch.Tensor:
