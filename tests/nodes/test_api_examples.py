@@ -259,6 +259,26 @@ def test_a_job_that_goes_on_is_waited_for(
     assert example_module.has_ended("", "", {}) is ended
 
 
+def test_success_is_believed_once_the_outputs_can_be_asked_for(
+    example_module: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Source: ComfyUI execution.py: execution_success is sent before PromptQueue.task_done writes the history.
+    answers = iter(["in_progress", "in_progress", "completed"])
+    asked: list[str] = []
+
+    def answer(_server: str, path: str) -> bytes:
+        asked.append(path)
+        return json.dumps({"status": next(answers)}).encode()
+
+    class Socket:
+        def recv(self) -> str:
+            return json.dumps({"type": "execution_success", "data": {"prompt_id": "a job"}})
+
+    monkeypatch.setattr(example_module, "request", answer)
+    example_module.follow("", Socket(), "a job", {}, tmp_path)
+    assert asked == ["/api/jobs/a job"] * 3
+
+
 def test_a_message_that_is_no_preview_is_not_kept(example_module: ModuleType, tmp_path: Path) -> None:
     example_module.save_preview(b"\0\0\0\3" + b"\0\0\0\1" + b"text about a node", tmp_path)
     assert not list(tmp_path.iterdir())

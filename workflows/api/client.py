@@ -152,6 +152,9 @@ def follow(server: str, socket: websocket.WebSocket, job: str, workflow: Json, f
         elif kind == "execution_interrupted":
             raise Failed(f"{title(workflow, data['node_id'])}: interrupted")
         elif kind == "execution_success":
+            # Told a moment before the outputs can be asked for.
+            while not has_ended(server, job, workflow):
+                time.sleep(0.05)
             return
 
 
