@@ -180,6 +180,7 @@ def test_an_example_tells_that_its_job_was_cancelled_while_it_waited(
     server: Server, client: ComfyClient, folder: Path, tmp_path: Path, endless: str, example: str
 ) -> None:
     first = client.queue(json.loads((folder / f"{endless}.json").read_text("utf-8")))
+    wait_for(lambda: running(client) == [first])
     whole, environment = with_server(command(example, folder, "hyvideo_demo_t2v", PROMPT), server.url)
     with subprocess.Popen(whole, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment) as process:
         wait_for(lambda: bool(client.queue_state()["queue_pending"]))

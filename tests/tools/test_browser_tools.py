@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 import zipfile
@@ -78,13 +79,15 @@ def test_without_a_browser_each_reason_is_told(monkeypatch, tmp_path):
 
 @needs_dpkg
 def test_a_package_of_debian_is_unpacked_and_finds_its_libraries(tmp_path):
-    libraries = "usr/lib/x86_64-linux-gnu/library"
-    made = package(tmp_path / "made", {"usr/lib/chromium/chromium": LOADED, libraries: ""})
+    folders = ["usr/lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu/pulseaudio", "usr/lib/chromium"]
+    made = package(
+        tmp_path / "made", {"usr/lib/chromium/chromium": LOADED} | {f"{each}/library": "" for each in folders}
+    )
     root = chromium.FOLDER / "debian"
     chromium.unpack([made], root)
     assert chromium.fetched() == root / "chromium"
     told = subprocess.run([root / "chromium"], capture_output=True, text=True, check=True).stdout
-    assert str(root / libraries).removesuffix("/library") in told
+    assert {str(root / each) for each in folders} <= set(re.split(r"[\s:]", told))
     assert chromium.ensure() == root / "chromium"
 
 

@@ -29,10 +29,10 @@ FLAGS = (
     "--autoplay-policy=no-user-gesture-required",
 )
 START_TIMEOUT_S = 60.0
-#: Finds its libraries beside it, and fonts there if the system has no fontconfig.
+#: Finds its libraries beside it, and fonts there if the system has no fontconfig. libpulse keeps a part in a folder.
 WRAPPER = """#!/bin/sh
 root={root}
-for folder in "$root"/usr/lib/*-linux-gnu* "$root"/usr/lib/chromium; do
+for folder in "$root"/usr/lib/*-linux-gnu* "$root"/usr/lib/*-linux-gnu*/pulseaudio "$root"/usr/lib/chromium; do
     LD_LIBRARY_PATH="$folder${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}"
 done
 export LD_LIBRARY_PATH
