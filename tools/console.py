@@ -11,9 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 REFRESH_S = 0.5
+#: Between the lines of a step where none can be rewritten: a log shows that it goes on, and is not flooded.
+LOG_EVERY_S = 15.0
 TAIL_LINES = 15
 LINE_WIDTH = 100
 
@@ -32,38 +35,46 @@ def use_safe_encoding() -> None:
 def rewrite(text: str) -> None:
     """Show ``text`` in place of the terminal's current line, cut to its width: a longer one would wrap and stay."""
     width = min(LINE_WIDTH, shutil.get_terminal_size().columns - 1)
-    print(f"\r{' '.join(text.split())[:width]:<{width}}", end="", flush=True)
+    print(f"\r{one_line(text, width):<{width}}", end="", flush=True)
+
+
+def one_line(text: str, width: int = LINE_WIDTH) -> str:
+    """``text`` without breaks, tabs and returns, cut to ``width``."""
+    return " ".join(text.split())[:width]
 
 
 @contextmanager
 def step(title: str, detail: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """Show ``title`` with the elapsed seconds while the block runs, and its outcome afterwards."""
+    """Show ``title`` with the elapsed seconds while the block runs, and its outcome afterwards.
+
+    On a terminal one line is rewritten; elsewhere there is a line now and then.
+    """
     start = time.monotonic()
     done = threading.Event()
     live = sys.stdout.isatty()
+    show, pause = (rewrite, REFRESH_S) if live else (partial(print, flush=True), LOG_EVERY_S)
 
     def line(sign: str, note: str = "") -> str:
-        return f"{sign} {title} ({time.monotonic() - start:.0f} s) {note}".rstrip()
+        return one_line(f"{sign} {title} ({time.monotonic() - start:.0f} s) {note}")
 
     def refresh() -> None:
-        while not done.wait(REFRESH_S):
-            rewrite(line("…", detail()))
+        while not done.wait(pause):
+            show(line("…", detail()))
 
     ticker = threading.Thread(target=refresh, daemon=True)
-    if live:
-        ticker.start()
-    else:
-        print(f"… {title}", flush=True)
+    if not live:
+        show(f"… {title}")
+    ticker.start()
     sign = "✗"
     try:
         yield
         sign = "✓"
     finally:
         done.set()
+        ticker.join()
+        show(line(sign))
         if live:
-            ticker.join()
-            rewrite(line(sign))
-        print("" if live else line(sign), flush=True)
+            print(flush=True)
 
 
 def tail(path: Path, lines: int = TAIL_LINES) -> str:

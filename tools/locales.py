@@ -7,9 +7,9 @@ Errors stay English in every language: they are what users search for and report
 not know the language of the browser. The Chinese pages quote them and say in Chinese what they mean. Names of
 ComfyUI's own things follow its own Chinese: Latent, 移位 (shift), 降噪 (denoise), 遮罩 (mask), 引导 (guidance).
 
-Help pages are written by hand, as ``web/docs/<node>/<language>.md``. In a language that a node has no page in, the
-browser shows ``web/docs/<node>.md``, which is the English one once more. Both are written by ``python tools/dev.py
-workflows``.
+Help pages are written by hand: ``web/docs/<node>.md``, which the browser shows where there is none in its language,
+and the Chinese ``web/docs/<node>/zh.md``. It looks for the pictures of both from ``web/docs``. English therefore is not
+``web/docs/<node>/en.md``: that file's pictures would be missing where a repository is read.
 """
 
 from __future__ import annotations
@@ -43,15 +43,19 @@ def ours(object_info: Json) -> Json:
 
 
 def render(object_info: Json) -> dict[Path, str]:
-    """The English files with their contents, and the pages for languages that there are none in."""
+    """The English files with their contents."""
     nodes = ours(object_info)
     parts = dict.fromkeys(part for node in nodes.values() for part in node["category"].split("/"))
     categories = {part: part for part in parts if part not in OF_THE_BROWSER}
     return {
         FOLDER / "en" / NODES: text({name: _node(node) for name, node in sorted(nodes.items())}),
         FOLDER / "en" / CATEGORIES: text({"nodeCategories": categories}),
-        **{PAGES / f"{name}.md": (PAGES / name / "en.md").read_text("utf-8") for name in sorted(nodes)},
     }
+
+
+def page(node: str, language: str) -> Path:
+    """Where a node's help is."""
+    return PAGES / f"{node}.md" if language == "en" else PAGES / node / f"{language}.md"
 
 
 def text(content: Json) -> str:

@@ -27,7 +27,7 @@ from hyvideo_core.text import IMAGE, VIDEO, TextEncoders
 from hyvideo_core.types import Conditioning
 from hyvideo_core.vae import VAE, Tiling
 from hyvideo_core.vae.images import decoded_images
-from hyvideo_core.video import write_first_free
+from hyvideo_core.video import ffmpeg, write_first_free
 from hyvideo_core.weights import load_clip, load_dit, load_mllm, load_vae
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ def generate(arguments: Arguments) -> Iterator[Path]:
         logger.info("%s", line)
     # Before hours are spent on what could not be saved.
     arguments.save_path.mkdir(parents=True, exist_ok=True)
+    ffmpeg.program()
     prompts = _encoded(job)
     machine.release()
     latents = _sampled(job, *prompts)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tools.locales import PAGES
+from tools.locales import page as help_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.server]
 
@@ -20,7 +20,7 @@ PICTURES = """() => Object.fromEntries([...document.querySelectorAll('img')]
 
 def assert_helps(page, language):
     """The panel shows the page of the language whole."""
-    text = (PAGES / NODE / f"{language}.md").read_text("utf-8")
+    text = help_page(NODE, language).read_text("utf-8")
     addresses = re.findall(r"\]\((pictures/.+)\)", text)
     page.open_template(TEMPLATE)
     page.fit(page.node_ids(NODE))

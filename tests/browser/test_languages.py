@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import expect
 
+from tools import locales
 from tools.paths import ROOT
-from tools.server import PACK_NAME
 
 pytestmark = [pytest.mark.browser, pytest.mark.server, pytest.mark.slow]
 
-PAGES = ROOT / "web" / "docs"
-NODES = sorted(path.parent.name for path in PAGES.glob("*/en.md"))
+NODES = sorted(path.stem for path in locales.PAGES.glob("*.md"))
 TEXTS = {
     language: json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text("utf-8"))
     for language in ("en", "zh")
@@ -103,7 +101,7 @@ def assert_help_opens(page: Any, language: str) -> None:
         if number == 1:
             page.open_help()
         help_ = page.help()
-        expect(help_.locator("h1").first).to_have_text(title_of(PAGES / name / f"{language}.md"))
+        expect(help_.locator("h1").first).to_have_text(title_of(locales.page(name, language)))
         assert help_.evaluate(BROKEN) == [], name
 
 
@@ -115,17 +113,3 @@ def test_the_help_of_each_node_opens_in_english(page):
 @pytest.mark.where(newest=True, canvas="classic", language="zh")
 def test_the_help_of_each_node_opens_in_chinese(page):
     assert_help_opens(page, "zh")
-
-
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_the_help_of_a_node_opens_from_its_button(page, language):
-    """In a language without a page of its own, the browser takes the English one, so each has one."""
-    open_sampler(page)
-    page.open_help()
-    expect(page.help()).to_contain_text(title_of(PAGES / SAMPLER / "en.md"))
-    served = page.page.evaluate(
-        "async (address) => await (await fetch(address)).text()",
-        f"/extensions/{PACK_NAME}/docs/{SAMPLER}/{language}.md",
-    )
-    assert served == (PAGES / SAMPLER / f"{language}.md").read_text("utf-8")
-    assert re.search(r"[\u4e00-\u9fff]", served) is None or language == "zh"

@@ -141,6 +141,21 @@ def test_an_example_tells_where_no_server_answers(folder: Path, tmp_path: Path, 
     assert "Traceback" not in done.stderr
 
 
+def test_an_address_without_http_is_told(folder: Path, tmp_path: Path) -> None:
+    done = run(command(PYTHON, folder, "hyvideo_demo_t2v", PROMPT), "127.0.0.1:8188", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("127.0.0.1:8188: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_python_without_websocket_client_is_told_what_to_install(folder: Path, tmp_path: Path) -> None:
+    python, *rest = command(PYTHON, folder, "hyvideo_demo_t2v", PROMPT)
+    done = run([python, "-S", *rest], "", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith(f"{python} -m pip install websocket-client")
+    assert "Traceback" not in done.stderr
+
+
 @pytest.fixture
 def endless(folder: Path) -> str:
     """A workflow that goes on until it is stopped."""

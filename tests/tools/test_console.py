@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from tools import console, demo
 from tools.client import Event
 console.use_safe_encoding()
 console.REFRESH_S = 0.01
+console.LOG_EVERY_S = 0.12
 try:
     with console.step("A step with a title of some length", lambda: "and\\ta long detail of what it does now " * 9):
         time.sleep(0.3)
@@ -108,5 +110,10 @@ def test_elsewhere_there_are_whole_lines_and_no_returns(script: Path) -> None:
     )
     lines = done.stdout.decode().splitlines()
     assert "\r" not in done.stdout.decode().replace(os.linesep, "\n")
-    assert [line[:1] for line in lines] == ["…", "✓", "…", "✗", "…", "…", "✓", "e"]
-    assert lines[5].count("A sampler") == 12
+    last = next(number for number, line in enumerate(lines) if line[0] == "✓")
+    assert lines[0] == "… A step with a title of some length"
+    meanwhile = lines[1:last]
+    assert meanwhile, "a log shows that the step goes on"
+    assert all(re.match(r"… A step with a title of some length \(0 s\) and a long detail", line) for line in meanwhile)
+    assert [line[:1] for line in lines[last:]] == ["✓", "…", "✗", "…", "…", "✓", "e"]
+    assert lines[last + 4].count("A sampler") == 12

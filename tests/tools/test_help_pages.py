@@ -81,7 +81,7 @@ class Page:
     """A help page by its headings."""
 
     def __init__(self, node: str, language: str) -> None:
-        self.text = (locales.PAGES / node / f"{language}.md").read_text("utf-8")
+        self.text = locales.page(node, language).read_text("utf-8")
         first, *sections = re.split(r"^## ", self.text, flags=re.MULTILINE)
         self.title = first.splitlines()[0].removeprefix("# ")
         self.sections = {title: body for title, _, body in (section.partition("\n") for section in sections)}
@@ -112,15 +112,8 @@ PAGES = [(node, language) for node in IDS for language in LANGUAGES]
 
 
 def test_each_node_has_its_pages_and_no_page_lacks_its_node() -> None:
-    found = {
-        path.relative_to(locales.PAGES).as_posix() for path in locales.PAGES.rglob("*.*") if path.suffix != PICTURE
-    }
-    assert found == {f"{node}/{language}.md" for node, language in PAGES} | {f"{node}.md" for node in IDS}
-
-
-@pytest.mark.parametrize("node", IDS)
-def test_a_language_without_pages_gets_the_english_one(node: str) -> None:
-    assert (locales.PAGES / f"{node}.md").read_text("utf-8") == Page(node, "en").text
+    found = {path for path in locales.PAGES.rglob("*.*") if path.suffix != PICTURE}
+    assert found == {locales.page(node, language) for node, language in PAGES}
 
 
 @pytest.mark.parametrize("node", IDS)
@@ -399,7 +392,7 @@ def test_values_to_choose_from_are_not_translated(info: Json, node: str) -> None
 
 @pytest.mark.server
 def test_the_host_serves_pages_and_languages(client: ComfyClient) -> None:
-    for name in ("HyvSampler/en.md", "HyvSampler/zh.md", "HyvSampler.md"):
+    for name in ("HyvSampler/zh.md", "HyvSampler.md"):
         served = client.request(f"/extensions/{PACK_NAME}/docs/{name}")
         assert served.decode("utf-8") == (locales.PAGES / name).read_text("utf-8")
     picture = next(iter(Page("HyvSampler", "en").pictures))

@@ -19,7 +19,7 @@ from tools.workflows import FOLDER
 
 NAMES = sorted(WORKFLOWS)
 REAL_NAMES = [name for name in NAMES if "_demo_" not in name]
-THUMBNAIL_PX = (400, 186)
+THUMBNAIL_PX = (400, 400)
 #: Of all nodes of the pack.
 DISPLAY_NAMES = {
     node["display_name"] for node in json.loads((locales.FOLDER / "en" / locales.NODES).read_text()).values()

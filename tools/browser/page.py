@@ -30,6 +30,8 @@ RUN_TIMEOUT_MS = 300_000
 QUIET = {"Comfy.TutorialCompleted": True, "Comfy.RightSidePanel.IsOpen": False, "Comfy.Minimap.Visible": False}
 #: What a fresh user does not have yet; the frontend asks for it all the same.
 USUALLY_MISSING = ("/user.css", "/api/userdata/", "/api/userdata?")
+#: Help is asked for in the user's language first; English is what there is for all others, see ``tools/locales.py``.
+ENGLISH_HELP = "/en.md"
 #: Nothing but this machine is asked: a page must not depend on the internet.
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
@@ -233,7 +235,7 @@ class ComfyPage:
 
     def _on_response(self, response: Response) -> None:
         path = response.url.removeprefix(self.url)
-        if response.status >= 400 and not path.startswith(USUALLY_MISSING):
+        if response.status >= 400 and not path.startswith(USUALLY_MISSING) and not path.endswith(ENGLISH_HELP):
             self.errors.append(f"{response.status} {path}")
 
 

@@ -5,6 +5,7 @@ Run ``python tools/dev.py pictures readme`` after a change of what they show.
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tools.console import step
 from tools.demo import load_workflow
 from tools.paths import DEMO_BASE, ROOT
 from tools.server import Server
+from tools.workflows import FOLDER as TEMPLATES
 
 FOLDER = ROOT / "docs" / "pictures"
 WORKFLOW = "hyvideo_demo_t2v"
@@ -27,16 +29,27 @@ COLOURS = 256
 #: How much the demo's clip is enlarged: it is very small.
 ENLARGED = 4
 MARGIN_PX = 12
+#: Left, top and width of each node for the picture, in px: nearer to each other than in the template, so that a page's
+#: width leaves the words readable, and with no wire behind a node.
+PLACES = {
+    "HyvLoadModel": (0, 0, 300),
+    "HyvLoadTextEncoders": (0, 290, 300),
+    "HyvEncodePrompt": (350, 80, 340),
+    "HyvEmptyLatent": (350, 490, 340),
+    "HyvSampler": (740, 0, 320),
+    "HyvLoadVAE": (740, 830, 320),
+    "HyvDecode": (1100, 330, 250),
+    "HyvSaveVideo": (1400, 330, 340),
+}
 #: Where in the clip the picture shows it.
 MIDDLE = """(video) => new Promise((done) => {
     video.controls = false;
     video.addEventListener('seeked', done, { once: true });
     video.currentTime = video.duration / 2;
 })"""
-#: The part of the screen that the nodes and groups take up, in px.
+#: The part of the screen that the nodes take up, in px.
 PLACE = """() => {
-    const [nodes, groups] = [app.graph.nodes, app.graph.groups];
-    const boxes = [...nodes.map((node) => node.getBounding()), ...groups.map((group) => group._bounding)];
+    const boxes = app.graph.nodes.map((node) => node.getBounding());
     const [left, top] = [0, 1].map((side) => Math.min(...boxes.map((box) => box[side])));
     const [right, bottom] = [0, 1].map((side) => Math.max(...boxes.map((box) => box[side] + box[side + 2])));
     const { x, y } = app.canvas.canvas.getBoundingClientRect();
@@ -78,9 +91,17 @@ def enlarged(workflow: Json) -> Json:
     return workflow
 
 
+def compact(workflow: Json) -> Json:
+    """The template's nodes alone, at their ``PLACES``."""
+    nodes = [node for node in workflow["nodes"] if node["type"] in PLACES]
+    for node in nodes:
+        *node["pos"], node["size"][0] = PLACES[node["type"]]
+    return {**workflow, "nodes": nodes, "groups": []}
+
+
 def make_graph(page: ComfyPage, target: Path) -> None:
     """The demo's graph after a run, without what is around it."""
-    page.open_template(WORKFLOW)
+    page.open(compact(json.loads((TEMPLATES / f"{WORKFLOW}.json").read_text("utf-8"))))
     page.run()
     page.page.evaluate("() => app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
     page.fit()

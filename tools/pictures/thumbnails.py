@@ -13,8 +13,8 @@ from tools.workflow_catalog import WORKFLOWS
 from tools.workflow_graphs import Graph
 from tools.workflows import FOLDER
 
-SIZE_PX, TITLE_PX, FONT_PX, QUALITY = (400, 186), 34, 17, 88
-FRAMES = 4
+#: The browser's cards are square, and show the whole picture.
+SIZE_PX, TITLE_PX, FONT_PX, MARGIN_PX, QUALITY = (400, 400), 40, 22, 12, 88
 #: Whose frames stand for a template that has no demo of its own.
 INSTEAD = {
     "i2v_vision": "hyvideo_demo_i2v",
@@ -24,7 +24,7 @@ INSTEAD = {
     "t2v_native_nodes": "hyvideo_demo_t2v",
     "image_native_nodes": "hyvideo_demo_image",
 }
-DEMO_MARK, DEMO_COLOR, REAL_COLOR = "demo", "#3f789e", INK
+DEMO_MARK, DEMO_COLOR, REAL_COLOR, EDGE_COLOR = "demo", "#3f789e", INK, "#c0c0c0"
 
 
 def make(frames_of: Callable[[Graph], Frames]) -> None:
@@ -37,24 +37,37 @@ def make(frames_of: Callable[[Graph], Frames]) -> None:
 
 
 def draw(frames: Frames, title: str, is_demo: bool) -> Image.Image:
-    """Frames [T, H, W, 3] in two rows, or a single one, on a ground of their first pixel's colour; the title below."""
+    """Frames [T, H, W, 3] on a ground of their first pixel's colour, the title below.
+
+    Wide ones are two, one below the other, others four in two rows; an image is alone.
+    """
     width, height = SIZE_PX[0], SIZE_PX[1] - TITLE_PX
     picture = Image.new("RGB", SIZE_PX)
-    places = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int) if len(frames) > 1 else [0]
-    columns = 2 if len(places) > 1 else 1
-    cell = (width // columns, height // columns)
+    _, frame_height, frame_width, _ = frames.shape
+    columns, rows = (1, 1) if len(frames) == 1 else (1, 2) if frame_width > frame_height else (2, 2)
+    cell = (width // columns, height // rows)
+    scale = min(cell[0] / frame_width, cell[1] / frame_height)
+    shown = (round(frame_width * scale), round(frame_height * scale))
     picture.paste(Image.fromarray(frames[0, :1, :1]).resize(SIZE_PX), (0, 0))
-    for number, at in enumerate(places):
-        frame = Image.fromarray(frames[at])
-        scale = min(cell[0] / frame.width, cell[1] / frame.height)
-        frame = frame.resize((round(frame.width * scale), round(frame.height * scale)), Image.Resampling.BICUBIC)
-        left = number % columns * cell[0] + (cell[0] - frame.width) // 2
-        picture.paste(frame, (left, number // columns * cell[1] + (cell[1] - frame.height) // 2))
+    for number, at in enumerate(np.linspace(0, len(frames) - 1, columns * rows).round().astype(int)):
+        frame = Image.fromarray(frames[at]).resize(shown, Image.Resampling.BICUBIC)
+        left, top = number % columns * cell[0], number // columns * cell[1]
+        picture.paste(frame, (left + (cell[0] - shown[0]) // 2, top + (cell[1] - shown[1]) // 2))
     pen = ImageDraw.Draw(picture)
+    for row in range(1, rows):
+        pen.line((0, row * cell[1], width, row * cell[1]), EDGE_COLOR)
+    for column in range(1, columns):
+        pen.line((column * cell[0], 0, column * cell[0], height), EDGE_COLOR)
     pen.rectangle((0, height, width, SIZE_PX[1]), fill=DEMO_COLOR if is_demo else REAL_COLOR)
-    font = ImageFont.load_default(FONT_PX)
-    middle = height + TITLE_PX / 2
-    pen.text((10, middle), title, fill=PAPER, font=font, anchor="lm")
-    if is_demo:
-        pen.text((width - 10, middle), DEMO_MARK, fill=PAPER, font=font, anchor="rm")
+    _write(pen, title, DEMO_MARK if is_demo else "")
     return picture
+
+
+def _write(pen: ImageDraw.ImageDraw, title: str, mark: str) -> None:
+    """The title in the strip at the bottom, as large as fits beside the mark at its right end."""
+    right, middle = SIZE_PX[0] - MARGIN_PX, SIZE_PX[1] - TITLE_PX / 2
+    font = ImageFont.load_default(FONT_PX)
+    room = right - MARGIN_PX - (pen.textlength(mark, font) + MARGIN_PX if mark else 0)
+    pen.text((right, middle), mark, PAPER, font, anchor="rm")
+    fitting = ImageFont.load_default(min(FONT_PX, FONT_PX * room / pen.textlength(title, font)))
+    pen.text((MARGIN_PX, middle), title, PAPER, fitting, anchor="lm")

@@ -20,7 +20,10 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import websocket
+try:
+    import websocket
+except ModuleNotFoundError:
+    sys.exit(f"websocket-client is missing. Install it with: {sys.executable} -m pip install websocket-client")
 
 Json = dict[str, Any]
 
@@ -42,7 +45,7 @@ def main() -> None:
         run(arguments)
     except Failed as error:
         sys.exit(str(error))
-    except (OSError, websocket.WebSocketException) as error:
+    except (OSError, ValueError, websocket.WebSocketException) as error:
         sys.exit(f"{arguments.server}: {error}")
 
 

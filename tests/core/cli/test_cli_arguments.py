@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from cli_data import Call
 
+from hyvideo_core.cli import generate
 from hyvideo_core.cli.arguments import parse
+from hyvideo_core.video import ffmpeg
+from tools.paths import ROOT
 from tools.toy_model import build
 
 
@@ -102,6 +108,26 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_is_loaded(call: Ca
     ending = call("--save-path", str(tmp_path / "file" / "videos"))
     assert ending.status == 1
     assert "sampling," not in ending.said
+
+
+def test_a_missing_ffmpeg_is_told_before_anything_is_loaded(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ffmpeg.VARIABLE, raising=False)
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)  # as if it were not installed
+    monkeypatch.setattr(generate, "load_mllm", None)
+    ending = call()
+    assert ending.status == 1
+    assert "Install the package imageio-ffmpeg" in ending.said
+
+
+def test_a_python_that_lacks_packages_is_told_which_and_how_to_install_them() -> None:
+    """Without its site-packages a Python has none of them."""
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-S", "-m", "hyvideo_core", "generate", "--help"]
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{sys.executable} lacks torch, transformers, ")
+    assert f"{sys.executable} -m pip install torch transformers " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_tokenizer_that_is_named_is_taken(
