@@ -56,13 +56,14 @@ def _clip_input() -> io.Input:
     return io.Clip.Input("clip_l", optional=True, tooltip="ComfyUI's CLIP-L, in place of the loader's.")
 
 
-def _last_inputs() -> list[io.Input]:
-    return [
-        sockets.Cfg.Input("hyvid_cfg", optional=True, tooltip="The negative prompt, and how strongly it acts."),
-        sockets.Model.Input(
-            "model_to_offload", optional=True, tooltip="Without effect: memory is managed by the plan."
-        ),
-    ]
+def _cfg_input() -> io.Input:
+    return sockets.Cfg.Input("hyvid_cfg", optional=True, tooltip="The negative prompt, and how strongly it acts.")
+
+
+def _offload_input() -> io.Input:
+    return sockets.Model.Input(
+        "model_to_offload", optional=True, tooltip="Without effect: memory is managed by the plan."
+    )
 
 
 class HyVideoTextEncode(io.ComfyNode):
@@ -82,7 +83,8 @@ class HyVideoTextEncode(io.ComfyNode):
                 unused(io.Boolean, "force_offload", default=True, optional=True),
                 *_template_inputs(),
                 _clip_input(),
-                *_last_inputs(),
+                _cfg_input(),
+                _offload_input(),
             ],
             outputs=[sockets.Embeds.Output("hyvid_embeds")],
         )
@@ -127,7 +129,8 @@ class HyVideoTextImageEncode(io.ComfyNode):
                 io.String.Input(
                     "clip_text_override", default="", multiline=True, optional=True, tooltip="What CLIP reads instead."
                 ),
-                *_last_inputs(),
+                _cfg_input(),
+                _offload_input(),
             ],
             outputs=[sockets.Embeds.Output("hyvid_embeds")],
         )
@@ -185,11 +188,11 @@ class HyVideoI2VEncode(io.ComfyNode):
                 ),
                 _clip_input(),
                 io.Image.Input("image", optional=True, tooltip="The first frame."),
-                sockets.Cfg.Input("hyvid_cfg", optional=True, tooltip="The negative prompt, and how strongly it acts."),
+                _cfg_input(),
                 io.Int.Input(
                     "image_embed_interleave", default=2, optional=True, tooltip="Every which of its places is kept."
                 ),
-                _last_inputs()[1],
+                _offload_input(),
             ],
             outputs=[sockets.Embeds.Output("hyvid_embeds")],
         )
