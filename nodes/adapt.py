@@ -19,11 +19,18 @@ HostConditioning = list[list[Any]]
 
 
 def to_host_conditioning(prompt: Conditioning) -> HostConditioning:
-    """CONDITIONING that native nodes understand too; the mask only where a prompt is padded."""
-    extras: dict[str, Any] = {"pooled_output": offer(prompt.pooled)}
-    if prompt.text_mask is not None and not bool(prompt.text_mask.all()):
-        extras["attention_mask"] = prompt.text_mask.cpu()
-    return [[offer(prompt.text), extras]]
+    """CONDITIONING that native nodes understand too."""
+    prompt = offered(prompt)
+    extras: dict[str, Any] = {"pooled_output": prompt.pooled}
+    if prompt.text_mask is not None:
+        extras["attention_mask"] = prompt.text_mask
+    return [[prompt.text, extras]]
+
+
+def offered(prompt: Conditioning) -> Conditioning:
+    """The prompt where the host keeps results; its mask only where it is padded."""
+    mask = None if prompt.text_mask is None or bool(prompt.text_mask.all()) else prompt.text_mask.cpu()
+    return Conditioning(offer(prompt.text), offer(prompt.pooled), mask)
 
 
 def from_host_conditioning(conditioning: HostConditioning, field: str) -> tuple[Conditioning, float | None]:

@@ -110,15 +110,7 @@ class HyvDecode(io.ComfyNode):
         loop: bool = False,
         skip_frames: int = 0,
     ) -> io.NodeOutput:
-        clips = _Clips.of(latent, loop, skip_frames)
-
-        def decode(module: VAE, tiles: Tiling | None) -> torch.Tensor:
-            images = host.offer(torch.empty(clips.images_shape))
-            for into, image in zip(images, clips.decoded(module, tiles, cls.hidden.unique_id), strict=True):
-                into.copy_(image)
-            return images
-
-        return io.NodeOutput(_with_tiles(vae, clips.latent_shape, tiling, decode))
+        return io.NodeOutput(decoded(vae, Clips.of(latent, loop, skip_frames), tiling, cls.hidden.unique_id))
 
 
 class HyvDecodeVideo(io.ComfyNode):
@@ -161,7 +153,7 @@ class HyvDecodeVideo(io.ComfyNode):
         format: dict[str, Any] | None = None,
         audio: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
-        clips = _Clips.of(latent, loop, skip_frames)
+        clips = Clips.of(latent, loop, skip_frames)
         _, height, width, _ = clips.images_shape
         place = Place.find(filename_prefix, width, height)
         video = video_of(cls.hidden, fps, crf, format, audio)
@@ -202,6 +194,18 @@ class HyvEncode(io.ComfyNode):
         return io.NodeOutput(host_latent(latent))
 
 
+def decoded(vae: VAEHandle, clips: Clips, tiling: dict[str, Any] | None, node_id: str | None) -> torch.Tensor:
+    """Images [F, H, W, 3] in 0–1 of all clips, one after the other. ``tiling`` is the choice of a tiling input."""
+
+    def decode(module: VAE, tiles: Tiling | None) -> torch.Tensor:
+        images = host.offer(torch.empty(clips.images_shape))
+        for into, image in zip(images, clips.decoded(module, tiles, node_id), strict=True):
+            into.copy_(image)
+        return images
+
+    return _with_tiles(vae, clips.latent_shape, tiling, decode)
+
+
 def encoded(vae: VAEHandle, videos: torch.Tensor, tiling: dict[str, Any] | None, node_id: str | None) -> torch.Tensor:
     """Latents [B, 16, t, h, w] in VAE space of videos [B, 3, T, H, W] in −1…1, one after the other.
 
@@ -239,14 +243,14 @@ class _Report:
 
 
 @dataclass(frozen=True)
-class _Clips:
+class Clips:
     """What is decoded: latents [B, C, T, H, W], and how many of the first frames of each clip are left out."""
 
     samples: torch.Tensor
     dropped: int = 0
 
     @classmethod
-    def of(cls, latent: dict[str, Any], loop: bool, skip_frames: int) -> _Clips:
+    def of(cls, latent: dict[str, Any], loop: bool, skip_frames: int) -> Clips:
         """The clips of a LATENT; those of a loop with its last frames in front.
 
         Raises ``GeometryError`` where ``skip_frames`` leaves nothing of them.

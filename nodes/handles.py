@@ -59,6 +59,10 @@ class ModelHandle:
     resident_blocks: int | None = None
     compile_blocks: bool = False
 
+    def extended(self, *extensions: Extension) -> ModelHandle:
+        """The model with these as well."""
+        return replace(self, extensions=(*self.extensions, *extensions))
+
 
 def with_feature(model: ModelHandle, feature: Extension, node: str, *, several: bool = False) -> ModelHandle:
     """The model with one feature more, which the node called ``node`` adds.
@@ -67,7 +71,7 @@ def with_feature(model: ModelHandle, feature: Extension, node: str, *, several: 
     """
     if not several and any(type(each) is type(feature) for each in model.extensions):
         raise HyVideoError(f"model went through {node} already, which acts once. Take one of the two away.")
-    return replace(model, extensions=(*model.extensions, feature))
+    return model.extended(feature)
 
 
 @dataclass(frozen=True)

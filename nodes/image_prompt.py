@@ -104,7 +104,7 @@ class HyvEncodeImagePrompt(io.ComfyNode):
             raise PromptError("images holds none, but there must be one at least. Connect an image.")
         pictures = {"prompt": shown, "negative": reading.negative_images}
         # All at once, before the language model is loaded: it and the vision tower may not fit side by side.
-        see = cache(lambda: {field: _seen(text_encoders, each) for field, each in pictures.items()})
+        see = cache(lambda: {field: seen(text_encoders, each) for field, each in pictures.items()})
         found = []
         with on_demand(text_encoders) as encoders:
             for field, text in (("prompt", prompt), ("negative", negative)):
@@ -183,14 +183,14 @@ class _Reading:
 def _encoded_with(
     see: Callable[[], list[torch.Tensor]], encoders: Callable[[], TextEncoders], reading: _Reading, prompt: str
 ) -> Conditioning:
-    seen = see()
+    images = see()
     if reading.selection is not None:
-        return encode_with_images(encoders(), prompt, seen, selection=reading.selection)
-    rows = [encode_image_to_video(encoders(), prompt, image, reading.interleave) for image in seen]
+        return encode_with_images(encoders(), prompt, images, selection=reading.selection)
+    rows = [encode_image_to_video(encoders(), prompt, image, reading.interleave) for image in images]
     return Conditioning(torch.cat([row.text for row in rows]), torch.cat([row.pooled for row in rows]))
 
 
-def _seen(handle: TextEncodersHandle, images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def seen(handle: TextEncodersHandle, images: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Embeddings [L, D] of images [H, W, C], on the CPU."""
     if not images:
         return []

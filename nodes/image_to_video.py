@@ -13,7 +13,6 @@ from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
 from hyvideo_core.decoding_plan import whole_or_tiled
 from hyvideo_core.errors import GeometryError
 from hyvideo_core.extensions import FirstFrame, ImageConcat, ImageToVideo, Keyframes
-from hyvideo_core.sample.seams import Extension
 from hyvideo_core.types import SPATIAL_COMPRESSION, Geometry
 from hyvideo_core.vae.buckets import RESOLUTIONS, nearest_bucket
 from hyvideo_core.vae.images import covering, fitted, keyframe_clip
@@ -98,11 +97,11 @@ class HyvImageToVideo(io.ComfyNode):
         blank = _first_frame(
             model, samples.new_zeros(len(image), *samples[0, :, :1].shape), stability, method == LEAPFUSION
         )
-        transformer.check_kind(_with(model, blank))
+        transformer.check_kind(model.extended(blank))
         blank.check_latent(samples)
         height, width = _size_px(samples)
         latents = _encoded(vae, covering(image, height, width), cls.hidden.unique_id)
-        return io.NodeOutput(_with(model, dataclasses.replace(blank, image=_scaled(latents))))
+        return io.NodeOutput(model.extended(dataclasses.replace(blank, image=_scaled(latents))))
 
 
 def _first_frame(
@@ -167,14 +166,14 @@ class HyvKeyframes(io.ComfyNode):
                 "one for each clip."
             )
         blank = Keyframes(clip=samples.new_zeros(number, *samples.shape[1:]))
-        transformer.check_kind(_with(model, blank))
+        transformer.check_kind(model.extended(blank))
         blank.check_latent(samples)
         size = _size_px(samples)
         ends = [covering(image, *size).expand(number, -1, -1, -1, -1) for image in (first, last)]
         clip = keyframe_clip(*ends, video_frames(samples.shape[2]))
         # In tiles, as the authors encode it: a whole clip takes far more memory than an image.
         latents = encoded(vae, clip, {"tiling": "auto"}, cls.hidden.unique_id)
-        return io.NodeOutput(_with(model, dataclasses.replace(blank, clip=_scaled(latents))))
+        return io.NodeOutput(model.extended(dataclasses.replace(blank, clip=_scaled(latents))))
 
 
 class HyvFitImage(io.ComfyNode):
@@ -228,10 +227,6 @@ class HyvFitImage(io.ComfyNode):
         height, width = nearest_bucket(*image.shape[1:3], resolution)
         shape = (batch_size, HUNYUAN_VIDEO_VAE.latent_channels, *Geometry(width, height, frames).latent_shape)
         return io.NodeOutput(host.offer(fitted(image, height, width)), host_latent(torch.zeros(shape)))
-
-
-def _with(model: ModelHandle, extension: Extension) -> ModelHandle:
-    return dataclasses.replace(model, extensions=(*model.extensions, extension))
 
 
 def _size_px(samples: torch.Tensor) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from itertools import count
 from pathlib import Path
 
 import folder_paths
@@ -61,8 +60,7 @@ class HyvSavePrompt(io.ComfyNode):
     def execute(cls, prompt: HostConditioning, filename_prefix: str, note: str = "") -> io.NodeOutput:
         conditioning, _ = from_host_conditioning(prompt, "prompt")
         place = Place.find(f"{PROMPTS}/{filename_prefix}", 0, 0)
-        paths = (place.folder / f"{place.name}_{number:05}_{SUFFIX}" for number in count(place.counter))
-        path = next(path for path in paths if not path.exists())
+        path = place.free(SUFFIX)
         save_conditioning(path, conditioning, Provenance(prompt=note))
         logger.info("saved the encoded prompt as %s", path.name)
         saved = ui.SavedResult(path.name, place.subfolder, io.FolderType.output)

@@ -42,9 +42,9 @@ logger = logging.getLogger(__name__)
 Begin = Callable[[DiT, Sequence[Extension], Checkpoint | None], Iterator[Step]]
 
 
-def model_space(latent: dict[str, Any]) -> torch.Tensor:
-    """The samples [B, C, T, H, W] of a LATENT as the transformer sees them."""
-    return latent_samples(latent, "latent") * HUNYUAN_VIDEO_VAE.scaling_factor
+def model_space(latent: dict[str, Any], field: str = "latent") -> torch.Tensor:
+    """The samples [B, C, T, H, W] of a LATENT as the transformer sees them; ``field`` is the input it came in by."""
+    return latent_samples(latent, field) * HUNYUAN_VIDEO_VAE.scaling_factor
 
 
 def noise_for(latent: dict[str, Any], seed: int) -> torch.Tensor:
@@ -79,7 +79,7 @@ def with_mask(model: ModelHandle, latent: dict[str, Any], noise: torch.Tensor) -
         cells = latent_mask(mask, tuple(clean.shape))
     except ValueError as error:
         raise HyVideoError(f"latent's noise mask: {error}") from error
-    return replace(model, extensions=(*model.extensions, Inpainting(mask=cells, clean=clean, noise=noise)))
+    return model.extended(Inpainting(mask=cells, clean=clean, noise=noise))
 
 
 def keeping_noise(model: ModelHandle, reason: str) -> ModelHandle:

@@ -124,7 +124,7 @@ class HyvSampler(io.ComfyNode):
             noise = running.noise_for(latent, seed)
             model = running.with_mask(model, latent, noise)
             x = noised(x, noise, float(run.sigmas[0]))
-        x = _run(model, x, run, cls.hidden.unique_id, checkpoint_every)
+        x = sampled(model, x, run, cls.hidden.unique_id, checkpoint_every)
         return io.NodeOutput(running.finished(x, latent))
 
 
@@ -233,12 +233,13 @@ class Sampling:
     guidance: Guidance
     solver: str
     seed: int
-    numbers: Sequence[int] | None
+    numbers: Sequence[int] | None = None
 
 
-def _run(
-    model: ModelHandle, x: torch.Tensor, sampling: Sampling, node_id: str | None, checkpoint_every: int
+def sampled(
+    model: ModelHandle, x: torch.Tensor, sampling: Sampling, node_id: str | None, checkpoint_every: int = 0
 ) -> torch.Tensor:
+    """The latent after all steps of a run that begins with x [B, C, T, H, W], both in model space."""
     # Whatever is wrong with the inputs is said before 25 GB are read for them.
     config = transformer.checked_config(model)
     check_run(config, x, sampling.positive, sampling.negative, sampling.guidance, model.extensions)

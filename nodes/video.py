@@ -185,7 +185,7 @@ def metadata_of(hidden: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a new video goes: the output folder's ``subfolder``, and a name that gets the first free number."""
+    """Where a new file goes: the output folder's ``subfolder``, and a name that gets the first free number."""
 
     folder: Path
     name: str
@@ -197,11 +197,17 @@ class Place:
         """The place that ``prefix`` means. Raises ``HyVideoError`` for a prefix that is no such place."""
         return cls(*_destination(prefix, width_px, height_px))
 
+    def paths(self, suffix: str) -> Iterator[Path]:
+        """Paths with one number after the other, whether there is such a file or not."""
+        return (self.folder / f"{self.name}_{number:05}_{suffix}" for number in count(self.counter))
+
+    def free(self, suffix: str) -> Path:
+        """The first of these paths that is not taken."""
+        return next(path for path in self.paths(suffix) if not path.exists())
+
     def saved(self, images: Iterable[Image], video: Video) -> io.NodeOutput:
         """Write ``images`` as they come; the video, shown in the node. If they raise, nothing is written."""
-        suffix = video.format.suffix
-        paths = (self.folder / f"{self.name}_{number:05}_{suffix}" for number in count(self.counter))
-        saved = write(images, paths, video)
+        saved = write(images, self.paths(video.format.suffix), video)
         return io.NodeOutput(_for_native_nodes(saved, video), ui=self._shown(saved))
 
     def _shown(self, saved: Saved) -> dict[str, Any]:

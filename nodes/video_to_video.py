@@ -21,7 +21,7 @@ from hyvideo_core.sample.flow_edit import Extent, Side, check_edit, flow_edit
 from hyvideo_core.sample.inversion import check_inversion, invert
 from hyvideo_core.sample.schedule import flow_sigmas
 from hyvideo_core.sample.seams import Extension
-from hyvideo_core.types import Interval
+from hyvideo_core.types import Conditioning, Interval
 
 from . import running, transformer
 from .adapt import HostConditioning, from_host_conditioning
@@ -112,17 +112,29 @@ class HyvInvert(io.ComfyNode):
             )
         said, _ = from_host_conditioning(prompt, "prompt")
         levels = flow_sigmas(steps, shift) if sigmas is None else checked_sigmas(sigmas)
-        clean, noise = running.model_space(latent), running.noise_for(latent, seed)
-        config = transformer.checked_config(model)
-        check_inversion(config, clean, noise, said, levels, gamma, model.extensions)
+        return io.NodeOutput(inverted(model, latent, said, levels, gamma, guidance, seed, cls.hidden.unique_id))
 
-        def begin(dit: DiT, extensions: Sequence[Extension], resume: Checkpoint | None) -> Iterator[Step]:
-            options = {"gamma": gamma, "embedded_guidance": guidance, "extensions": extensions, "resume": resume}
-            return invert(dit, clean, noise, said, sigmas=levels, **options)
 
-        count = range(len(levels) - 1)
-        x = running.run(model, tuple(clean.shape), count, begin, cls.hidden.unique_id, what="inversion")
-        return io.NodeOutput(running.finished(x, latent))
+def inverted(
+    model: ModelHandle,
+    latent: dict[str, Any],
+    prompt: Conditioning,
+    sigmas: torch.Tensor,
+    gamma: float | Sequence[float],
+    guidance: float,
+    seed: int,
+    node_id: str | None,
+) -> dict[str, Any]:
+    """The LATENT of the noise that a clip comes of; arguments as in ``invert``, with ``seed`` for its noise."""
+    clean, noise = running.model_space(latent), running.noise_for(latent, seed)
+    check_inversion(transformer.checked_config(model), clean, noise, prompt, sigmas, gamma, model.extensions)
+
+    def begin(dit: DiT, extensions: Sequence[Extension], resume: Checkpoint | None) -> Iterator[Step]:
+        options = {"gamma": gamma, "embedded_guidance": guidance, "extensions": extensions, "resume": resume}
+        return invert(dit, clean, noise, prompt, sigmas=sigmas, **options)
+
+    x = running.run(model, tuple(clean.shape), range(len(sigmas) - 1), begin, node_id, what="inversion")
+    return running.finished(x, latent)
 
 
 class HyvRFInversion(io.ComfyNode):

@@ -21,6 +21,7 @@ from hyvideo_core.errors import PromptError
 from hyvideo_core.extensions import BlockSwap, Loras
 from hyvideo_core.memory import Placement, streamed, transfers_for
 from hyvideo_core.sample import flow_sigmas, sample
+from hyvideo_core.sample.noise import first_noise
 from hyvideo_core.sample.run import check_run
 from hyvideo_core.sampling_plan import SamplingPlan, retrying
 from hyvideo_core.text import IMAGE, VIDEO, TextEncoders
@@ -159,9 +160,8 @@ class _Sampler:
 
 
 def _noise(job: Job, seed: int) -> torch.Tensor:
-    """Where a video begins: drawn on the CPU, so that every device, and the nodes, begin at the same."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn((1, *job.sampling.latent_shape[1:]), generator=generator)
+    """Where a video begins, here and in the nodes."""
+    return first_noise((1, *job.sampling.latent_shape[1:]), seed)
 
 
 def _decoded(job: Job, latents: list[torch.Tensor]) -> Iterator[Path]:

@@ -75,6 +75,15 @@ class ImageConcat(GivenImage):
         return lambda evaluation: inner(beside(evaluation, state))
 
 
+def a_frame_later(clip: torch.Tensor) -> torch.Tensor:
+    """A clip's latent [B, C, T, H, W] with its first frame twice and without its last.
+
+    For a run that changes a clip and whose first latent frame is left out at the end.
+    Source: ComfyUI-HunyuanVideoWrapper ``hyvideo/diffusion/pipelines/pipeline_hunyuan_video.py`` (prepare_latents).
+    """
+    return torch.cat((clip[:, :, :1], clip[:, :, :-1]), dim=2)
+
+
 def beside(evaluation: Evaluation, given: torch.Tensor) -> Evaluation:
     """The evaluation with the channels ``given`` [1 or B, C, T, H, W] after those of its latent.
 

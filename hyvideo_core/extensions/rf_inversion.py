@@ -20,6 +20,7 @@ import torch
 from hyvideo_core.errors import GeometryError, NumericsError
 from hyvideo_core.sample.schedule import falls
 from hyvideo_core.sample.seams import Conditional, Extension, Run
+from hyvideo_core.types import Interval
 
 CONSTANT, RISING, FALLING = "constant", "rising", "falling"
 TRENDS = (CONSTANT, RISING, FALLING)
@@ -73,10 +74,7 @@ class RFInversion(Extension):
                 "sigmas rise, but a run is steered to a clip only on the way from noise to clean. For the inversion "
                 "itself, take the model without HyVideo RF Inversion."
             )
-        levels = run.sigmas.tolist()
-        active = [index for index in range(len(levels) - 1) if self.when.contains(index, len(levels) - 1)]
-        shares = dict(zip(active, trend_shares([levels[index] for index in active], self.trend), strict=True))
-        strengths = [self.eta * shares.get(index, 0.0) for index in range(len(levels) - 1)]
+        strengths = trended(self.eta, self.trend, run.sigmas[:-1].tolist(), self.when)
         return Steering(self.clean.to(run.dit.device, torch.float32), strengths)
 
     def velocity(self, velocity: torch.Tensor, conditional: Conditional, state: Steering) -> torch.Tensor:
@@ -85,8 +83,18 @@ class RFInversion(Extension):
         return torch.lerp(velocity, (here.x - state.clean) / here.sigma, state.strengths[here.step])
 
 
+def trended(strength: float, trend: str, levels: Sequence[float], when: Interval) -> list[float]:
+    """The strength of each step of a run or an inversion, which start at these noise levels.
+
+    In the steps of ``when`` it goes by its ``trend``; in the others it is 0.
+    """
+    active = [step for step in range(len(levels)) if when.contains(step, len(levels))]
+    shares = dict(zip(active, trend_shares([levels[step] for step in active], trend), strict=True))
+    return [strength * shares.get(step, 0.0) for step in range(len(levels))]
+
+
 def trend_shares(levels: Sequence[float], trend: str) -> list[float]:
-    """What part of the strength each of the active steps has, which start at these falling noise levels.
+    """What part of the strength each of the active steps has, which start at these noise levels, falling or rising.
 
     A single step has all of it.
     """

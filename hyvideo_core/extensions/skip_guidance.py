@@ -140,6 +140,24 @@ class SkipGuidance(Extension):
         return attend
 
 
+@dataclass(frozen=True)
+class NegativeSkip(SkipGuidance):
+    """Leaves blocks out where the negative prompt is evaluated; no evaluation is added, so ``scale`` has no effect.
+
+    cfg then steers away from a weaker model as well as from what the prompt says. Two evaluations in one batch cannot
+    be told apart: ``Guidance.batched`` must be off. Source: ComfyUI-HunyuanVideoWrapper ``nodes.py`` (HunyuanVideoSLG).
+    """
+
+    @property
+    def name(self) -> str:
+        """The evaluation that is disturbed."""
+        return "negative"
+
+    def branches(self, evaluation: Evaluation, state: Disturbed) -> Sequence[Branch]:
+        """None: cfg asks for the negative prompt itself."""
+        return ()
+
+
 def isolate(out: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, video_tokens: int) -> None:
     """Write into ``out`` [B, L, N, D] what video tokens get that see themselves and the text, but no other of them.
 

@@ -73,6 +73,12 @@ def rgb_of(latents: torch.Tensor, rows: Rows = (*FACTORS, BIAS)) -> torch.Tensor
     return F.linear(latents.movedim(1, -1), torch.stack(factors, dim=1), bias)
 
 
+def stretched(colours: torch.Tensor) -> torch.Tensor:
+    """Colours of any range in 0–1: the darkest value of them all is 0, the lightest 1."""
+    darkest, lightest = colours.min(), colours.max()
+    return (colours - darkest) / (lightest - darkest).clamp(min=1e-6)
+
+
 def own_rows(path: Path) -> Rows | None:
     """What a transformer's file says of the colours of its latents; None for HunyuanVideo's own.
 

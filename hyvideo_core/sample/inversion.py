@@ -36,7 +36,7 @@ def invert(
     prompt: Conditioning,
     *,
     sigmas: torch.Tensor,
-    gamma: float = 0.5,
+    gamma: float | Sequence[float] = 0.5,
     embedded_guidance: float = 0.0,
     extensions: Sequence[Extension] = (),
     resume: Checkpoint | None = None,
@@ -44,9 +44,10 @@ def invert(
     """Carry a clip's latent [B, C, T, H, W] (model space, at ``sigmas[-1]``, usually 0) up to ``sigmas[0]``.
 
     ``sigmas`` fall, as for the run that comes back, and are walked from their end. ``gamma`` 0 follows the model alone:
-    what comes of it is most faithful to the clip; 1 goes straight to ``noise``, which leaves nothing of the clip.
-    ``prompt`` is usually an empty one. Yields a ``Step`` after each, as ``sample`` does. Extensions act at the noise
-    levels at which they act on the way back; ``begin`` is not asked.
+    what comes of it is most faithful to the clip; 1 goes straight to ``noise``, which leaves nothing of the clip. It is
+    one number for all steps, or one for each, in the order in which they are made. ``prompt`` is usually an empty one.
+    Yields a ``Step`` after each, as ``sample`` does. Extensions act at the noise levels at which they act on the way
+    back; ``begin`` is not asked.
     Raises ``NumericsError`` at the first NaN or infinity, ``ValueError`` for inputs that do not fit.
     """
     check_inversion(dit.config, clean, noise, prompt, sigmas, gamma, extensions)
@@ -55,7 +56,8 @@ def invert(
     clean, noise = (each.to(dit.device, torch.float32) for each in (clean, noise))
     # Checked at the call, not at the first step.
     guidance = Guidance(embedded=embedded_guidance)
-    return _steps(dit, clean, noise, fitted(prompt, clean), sigmas.flip(0), gamma, guidance, extensions, resume)
+    gammas = gamma if isinstance(gamma, Sequence) else [gamma] * (len(sigmas) - 1)
+    return _steps(dit, clean, noise, fitted(prompt, clean), sigmas.flip(0), gammas, guidance, extensions, resume)
 
 
 def check_inversion(
@@ -64,12 +66,17 @@ def check_inversion(
     noise: torch.Tensor,
     prompt: Conditioning,
     sigmas: torch.Tensor,
-    gamma: float,
+    gamma: float | Sequence[float],
     extensions: Sequence[Extension] = (),
 ) -> None:
     """Raise ``ValueError`` for inputs of ``invert`` that do not fit, before any weights are loaded for them."""
-    if not 0 <= gamma <= 1:
-        raise ValueError(f"gamma is {gamma}, but must lie between 0 (the model alone) and 1 (straight to the noise).")
+    for g in gamma if isinstance(gamma, Sequence) else [gamma]:
+        if not 0 <= g <= 1:
+            raise ValueError(f"gamma is {g}, but must lie between 0 (the model alone) and 1 (straight to the noise).")
+    if isinstance(gamma, Sequence) and len(gamma) != len(sigmas) - 1:
+        raise ValueError(
+            f"gamma is a list of {len(gamma)} for {len(sigmas) - 1} steps. Give one for each, or one number for all."
+        )
     if len(sigmas) < 2 or not falls(sigmas):
         raise ValueError("sigmas must be two levels or more that fall: an inversion walks them from the end by itself.")
     if noise.shape != clean.shape:
@@ -85,7 +92,7 @@ def _steps(
     noise: torch.Tensor,
     prompt: Conditioning,
     sigmas: torch.Tensor,
-    gamma: float,
+    gammas: Sequence[float],
     guidance: Guidance,
     extensions: Sequence[Extension],
     resume: Checkpoint | None,
@@ -103,6 +110,7 @@ def _steps(
             denoised = flow.held(x - sigma * velocity, 0.0, index)
             # Euler's step along the blend. Of the straight part a step makes this share of the way that is left; lerp
             # is exact at both ends, so γ = 1 ends at the noise itself, and γ = 0 is the plain step.
+            gamma = gammas[index]
             share = gamma * (sigma_next - sigma) / (1 - sigma)
             x = torch.lerp(x, noise, share) + velocity * ((1 - gamma) * (sigma_next - sigma))
             x = flow.held(x, sigma_next, index)

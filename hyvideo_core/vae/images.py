@@ -11,6 +11,9 @@ from hyvideo_core.errors import GeometryError, NumericsError
 from hyvideo_core.vae.autoencoder import VAE, Progress
 from hyvideo_core.vae.tiling import Tiling
 
+#: How far ``evenly_bright`` darkens or lightens an image at most.
+DARKEST, LIGHTEST = 0.5, 1.4
+
 
 def covering(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Images [F, H, W, 1, 3 or 4] in 0–1 as clips of one frame [F, 3, 1, height, width] in −1…1: ``fitted``."""
@@ -48,6 +51,29 @@ def keyframe_clip(start: torch.Tensor, end: torch.Tensor, frames: int) -> torch.
         raise GeometryError(f"frames is {frames}, but must be 5 or more: there is something between two images.")
     black = -torch.ones_like(start)
     return torch.cat((start, black.expand(-1, -1, frames - 2, -1, -1), end), dim=2)
+
+
+def with_noise(video: torch.Tensor, strength: float, seed: int = 0) -> torch.Tensor:
+    """A video [B, 3, F, H, W] in −1…1 with normal noise times ``strength``; what is −1 stays black.
+
+    An image with a little noise moves more where a model makes it the beginning of a video.
+    Source: ComfyUI-HunyuanVideoWrapper ``nodes.py`` (add_noise_to_reference_video).
+    """
+    if not strength:
+        return video
+    noise = torch.randn(video.shape, generator=torch.Generator().manual_seed(seed)).to(video.device)
+    return torch.where(video == -1, video, video + strength * noise)
+
+
+def evenly_bright(images: torch.Tensor) -> torch.Tensor:
+    """Images [F, H, W, 3] in 0–1 with the mean of each brought to the median of all means.
+
+    The factors lie between ``DARKEST`` and ``LIGHTEST``. Source: ComfyUI-HunyuanVideoWrapper ``nodes.py``
+    (HyVideoDecode, balance_brightness).
+    """
+    means = images.mean(dim=(1, 2, 3))
+    factors = (means.median() / means.clamp(min=1e-6)).clamp(DARKEST, LIGHTEST)
+    return (images * factors[:, None, None, None]).clamp(0, 1)
 
 
 def decoded_images(

@@ -1,8 +1,9 @@
 """The nodes of ComfyUI-HunyuanVideoWrapper under their old ids, so that workflows made with them open and run.
 
 None of them is replaced by one of ours through the host's node replacements: these copy values as they are, and no old
-node has the values, or the types of sockets, of one of ours. So each is here, built from our own parts. What became of
-which value is in ``settings``; files name what they are about.
+node has the values, or the types of sockets, of one of ours. So each is here, built from our own parts. What a
+value there is here is in ``settings``, what an option of the sampler is in ``features``; the files of nodes are named
+by what they are about.
 """
 
 from __future__ import annotations
@@ -13,7 +14,18 @@ from comfy_api.latest import io
 
 import nodes as host_nodes
 
-from . import load, options, sample, text, vae
+from . import (
+    inversion,
+    load,
+    model_options,
+    prompt_files,
+    prompt_mix,
+    prompt_options,
+    sampler,
+    sampler_options,
+    text,
+    vae,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -26,30 +38,30 @@ NODES: list[type[io.ComfyNode]] = [
     text.HyVideoI2VEncode,
     text.HyVideoTextEmbedBridge,
     text.HyVideoEmptyTextEmbeds,
-    text.HyVideoTextEmbedsSave,
-    text.HyVideoTextEmbedsLoad,
-    sample.HyVideoSampler,
-    sample.HyVideoInverseSampler,
-    sample.HyVideoReSampler,
-    sample.HyVideoPromptMixSampler,
+    prompt_files.HyVideoTextEmbedsSave,
+    prompt_files.HyVideoTextEmbedsLoad,
+    sampler.HyVideoSampler,
+    inversion.HyVideoInverseSampler,
+    inversion.HyVideoReSampler,
+    prompt_mix.HyVideoPromptMixSampler,
     vae.HyVideoDecode,
     vae.HyVideoEncode,
     vae.HyVideoEncodeKeyframes,
     vae.HyVideoLatentPreview,
     vae.HyVideoGetClosestBucketSize,
-    options.HyVideoBlockSwap,
-    options.HyVideoTorchCompileSettings,
-    options.HyVideoLoraSelect,
-    options.HyVideoLoraBlockEdit,
-    options.HyVideoCFG,
-    options.HyVideoCustomPromptTemplate,
-    options.HyVideoSTG,
-    options.HunyuanVideoSLG,
-    options.HunyuanVideoFresca,
-    options.HyVideoContextOptions,
-    options.HyVideoEnhanceAVideo,
-    options.HyVideoTeaCache,
-    options.HyVideoLoopArgs,
+    model_options.HyVideoBlockSwap,
+    model_options.HyVideoTorchCompileSettings,
+    model_options.HyVideoLoraSelect,
+    model_options.HyVideoLoraBlockEdit,
+    prompt_options.HyVideoCFG,
+    prompt_options.HyVideoCustomPromptTemplate,
+    sampler_options.HyVideoSTG,
+    sampler_options.HunyuanVideoSLG,
+    sampler_options.HunyuanVideoFresca,
+    sampler_options.HyVideoContextOptions,
+    sampler_options.HyVideoEnhanceAVideo,
+    sampler_options.HyVideoTeaCache,
+    sampler_options.HyVideoLoopArgs,
 ]
 
 

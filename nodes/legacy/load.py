@@ -23,8 +23,8 @@ from .sockets import CATEGORY, OldTextEncoders, result, unused
 
 logger = logging.getLogger(__name__)
 
-PLACE = "Without effect here: kept for old workflows."
 TEXT_TO_VIDEO, TOKEN_REPLACE, *_ = KINDS
+PLACES = ["main_device", "offload_device"]
 #: Parts of the names of files, the likeliest first.
 LLAVA = ("llava-llama-3-8b", "llava_llama3", "llava")
 CLIP_L = ("clip-vit-large-patch14", "clip_l", "clip-l", "vit-l-14")
@@ -50,9 +50,7 @@ class HyVideoModelLoader(io.ComfyNode):
                 io.Combo.Input(
                     "quantization", options=list(settings.STORAGES), default="disabled", tooltip="How weights are held."
                 ),
-                io.Combo.Input(
-                    "load_device", options=["main_device", "offload_device"], default="main_device", tooltip=PLACE
-                ),
+                unused(io.Combo, "load_device", options=PLACES, default=PLACES[0]),
                 io.Combo.Input(
                     "attention_mode",
                     options=["sdpa", "flash_attn_varlen", "sageattn", "sageattn_varlen", "comfy"],
@@ -63,8 +61,8 @@ class HyVideoModelLoader(io.ComfyNode):
                 sockets.Compile.Input("compile_args", optional=True, tooltip="Compiles blocks."),
                 sockets.Swap.Input("block_swap_args", optional=True, tooltip="Blocks that wait in memory."),
                 sockets.Lora.Input("lora", optional=True, tooltip="LoRAs."),
-                unused("BOOLEAN", "auto_cpu_offload", False, optional=True),
-                unused("BOOLEAN", "upcast_rope", True, optional=True),
+                unused(io.Boolean, "auto_cpu_offload", default=False, optional=True),
+                unused(io.Boolean, "upcast_rope", default=True, optional=True),
             ],
             outputs=[sockets.Model.Output("model")],
         )
@@ -223,13 +221,7 @@ class DownloadAndLoadHyVideoTextEncoder(io.ComfyNode):
                     optional=True,
                     tooltip="Without effect: layers that do not fit stream to the card.",
                 ),
-                io.Combo.Input(
-                    "load_device",
-                    options=["main_device", "offload_device"],
-                    default="offload_device",
-                    optional=True,
-                    tooltip=PLACE,
-                ),
+                unused(io.Combo, "load_device", options=PLACES, default=PLACES[1], optional=True),
             ],
             outputs=[sockets.TextEncoder.Output("hyvid_text_encoder")],
         )

@@ -1,17 +1,19 @@
-"""The sockets of the old nodes, by their old names, and what the nodes share."""
+"""The sockets of the old nodes, by their old names, what travels over them, and what the nodes share."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from comfy_api.latest import io, ui
 
 from hyvideo_core.errors import HyVideoError
+from hyvideo_core.types import Conditioning
 
 from ..handles import TextEncodersHandle, VAEHandle
+from . import features
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,15 @@ class OldTextEncoders:
     is_clip_disabled: bool
 
 
+@dataclass(frozen=True, eq=False)
+class OldEmbeds:
+    """An encoded prompt with its negative one, and how strongly that acts."""
+
+    positive: Conditioning = field(repr=False)
+    negative: Conditioning | None = field(default=None, repr=False)
+    cfg: features.Cfg = field(default_factory=features.Cfg)
+
+
 def percent_inputs(
     what: str, names: tuple[str, str] = ("start_percent", "end_percent"), start: float = 0.0, end: float = 1.0
 ) -> list[io.Input]:
@@ -56,10 +67,9 @@ def percent_inputs(
     ]
 
 
-def unused(kind: str, name: str, default: bool | int, **more: Any) -> io.Input:
-    """A widget that has its place, and no effect: memory is managed by the plan."""
-    made: type[io.Boolean.Input] | type[io.Int.Input] = {"BOOLEAN": io.Boolean.Input, "INT": io.Int.Input}[kind]
-    return made(name, default=default, tooltip="Without effect here: kept for old workflows.", **more)
+def unused(kind: Any, name: str, **more: Any) -> io.Input:
+    """An input of this kind, such as ``io.Boolean``, that has its place, and no effect."""
+    return kind.Input(name, tooltip="Without effect here: kept for old workflows.", **more)
 
 
 def result(*values: Any, remarks: Iterable[str] = ()) -> io.NodeOutput:

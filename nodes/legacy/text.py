@@ -1,21 +1,15 @@
-"""Old text nodes: prompts, with images or without, saved ones, and those of ComfyUI's own encoders."""
+"""Old text nodes: prompts, with images or without, and those of ComfyUI's own encoders."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
-from pathlib import Path
 from typing import Any
 
-import comfy.utils
-import folder_paths
 import torch
 from comfy_api.latest import io
-from safetensors.torch import save
 
-from hyvideo_core.errors import CheckpointError, HyVideoError
+from hyvideo_core.errors import HyVideoError
 from hyvideo_core.text import (
     VIDEO,
     Template,
@@ -24,26 +18,19 @@ from hyvideo_core.text import (
     encode_image_to_video,
     encode_with_images,
 )
-from hyvideo_core.text.embeddings_file import write_whole
 from hyvideo_core.types import Conditioning
 
-from .. import host, models
-from ..adapt import HostConditioning, from_host_conditioning
-from ..handles import FileVersion
-from ..text import on_demand, vision_encoder
-from ..video import Place, metadata_of
-from . import settings, sockets
+from .. import host
+from ..adapt import HostConditioning, from_host_conditioning, offered
+from ..image_prompt import seen
+from ..text import on_demand
+from . import features, settings, sockets
 from .load import text_encoders as found_encoders
-from .sockets import CATEGORY, OldTextEncoders, percent_inputs, result, unused
+from .sockets import CATEGORY, OldEmbeds, OldTextEncoders, percent_inputs, result, unused
 
-#: Where encoded prompts were saved, in the output folder, and the host's name for the list of them.
-SAVED = "hyvid_embeds"
 TEMPLATES = ["video", "image", "custom", "disabled"]
 #: Encodes a prompt; the second argument tells the positive one from the negative one.
 Encode = Callable[[TextEncoders, str, bool], Conditioning]
-
-if SAVED not in folder_paths.folder_names_and_paths:
-    folder_paths.add_model_folder_path(SAVED, str(Path(folder_paths.get_output_directory()) / SAVED))
 
 
 def _encoder_input() -> io.Input:
@@ -69,13 +56,14 @@ def _clip_input() -> io.Input:
     return io.Clip.Input("clip_l", optional=True, tooltip="ComfyUI's CLIP-L, in place of the loader's.")
 
 
-def _last_inputs() -> list[io.Input]:
-    return [
-        sockets.Cfg.Input("hyvid_cfg", optional=True, tooltip="The negative prompt, and how strongly it acts."),
-        sockets.Model.Input(
-            "model_to_offload", optional=True, tooltip="Without effect: memory is managed by the plan."
-        ),
-    ]
+def _cfg_input() -> io.Input:
+    return sockets.Cfg.Input("hyvid_cfg", optional=True, tooltip="The negative prompt, and how strongly it acts.")
+
+
+def _offload_input() -> io.Input:
+    return sockets.Model.Input(
+        "model_to_offload", optional=True, tooltip="Without effect: memory is managed by the plan."
+    )
 
 
 class HyVideoTextEncode(io.ComfyNode):
@@ -92,10 +80,11 @@ class HyVideoTextEncode(io.ComfyNode):
             inputs=[
                 _encoder_input(),
                 _prompt_input(),
-                unused("BOOLEAN", "force_offload", True, optional=True),
+                unused(io.Boolean, "force_offload", default=True, optional=True),
                 *_template_inputs(),
                 _clip_input(),
-                *_last_inputs(),
+                _cfg_input(),
+                _offload_input(),
             ],
             outputs=[sockets.Embeds.Output("hyvid_embeds")],
         )
@@ -108,7 +97,7 @@ class HyVideoTextEncode(io.ComfyNode):
         prompt_template: str = "video",
         custom_prompt_template: Template | None = None,
         clip_l: Any = None,
-        hyvid_cfg: settings.Cfg | None = None,
+        hyvid_cfg: features.Cfg | None = None,
         **_: Any,
     ) -> io.NodeOutput:
         template = settings.template(prompt_template, custom_prompt_template)
@@ -132,7 +121,7 @@ class HyVideoTextImageEncode(io.ComfyNode):
                 io.String.Input(
                     "image_token_selection_expr", default="::4", tooltip="Which of an image's places are kept."
                 ),
-                unused("BOOLEAN", "force_offload", True, optional=True),
+                unused(io.Boolean, "force_offload", default=True, optional=True),
                 *_template_inputs(),
                 _clip_input(),
                 io.Image.Input("image1", optional=True, tooltip="The image at the first <image> in the prompt."),
@@ -140,7 +129,8 @@ class HyVideoTextImageEncode(io.ComfyNode):
                 io.String.Input(
                     "clip_text_override", default="", multiline=True, optional=True, tooltip="What CLIP reads instead."
                 ),
-                *_last_inputs(),
+                _cfg_input(),
+                _offload_input(),
             ],
             outputs=[sockets.Embeds.Output("hyvid_embeds")],
         )
@@ -157,19 +147,19 @@ class HyVideoTextImageEncode(io.ComfyNode):
         image1: torch.Tensor | None = None,
         image2: torch.Tensor | None = None,
         clip_text_override: str = "",
-        hyvid_cfg: settings.Cfg | None = None,
+        hyvid_cfg: features.Cfg | None = None,
         **_: Any,
     ) -> io.NodeOutput:
         template = settings.template(prompt_template, custom_prompt_template)
         # Nothing at all selected all of an image.
         selection = TokenSelection(image_token_selection_expr.strip() or ":")
-        seen = [_seen(text_encoders, image) for image in (image1, image2) if image is not None]
+        images = seen(text_encoders.handle, [image[0] for image in (image1, image2) if image is not None])
         plain = _plain(template)
 
         def encode(encoders: TextEncoders, text: str, is_positive: bool) -> Conditioning:
-            if not (is_positive and seen):
+            if not (is_positive and images):
                 return plain(encoders, text, is_positive)
-            return encode_with_images(encoders, text, seen, template, selection, truncate=True)
+            return encode_with_images(encoders, text, images, template, selection, truncate=True)
 
         return _embeds(text_encoders, encode, prompt, hyvid_cfg, clip_l, clip_text_override)
 
@@ -188,7 +178,7 @@ class HyVideoI2VEncode(io.ComfyNode):
             inputs=[
                 _encoder_input(),
                 _prompt_input(),
-                unused("BOOLEAN", "force_offload", True, optional=True),
+                unused(io.Boolean, "force_offload", default=True, optional=True),
                 io.Combo.Input(
                     "prompt_template",
                     options=["I2V_video", "I2V_image", "disabled"],
@@ -198,11 +188,11 @@ class HyVideoI2VEncode(io.ComfyNode):
                 ),
                 _clip_input(),
                 io.Image.Input("image", optional=True, tooltip="The first frame."),
-                sockets.Cfg.Input("hyvid_cfg", optional=True, tooltip="The negative prompt, and how strongly it acts."),
+                _cfg_input(),
                 io.Int.Input(
                     "image_embed_interleave", default=2, optional=True, tooltip="Every which of its places is kept."
                 ),
-                _last_inputs()[1],
+                _offload_input(),
             ],
             outputs=[sockets.Embeds.Output("hyvid_embeds")],
         )
@@ -215,7 +205,7 @@ class HyVideoI2VEncode(io.ComfyNode):
         prompt_template: str = "I2V_video",
         clip_l: Any = None,
         image: torch.Tensor | None = None,
-        hyvid_cfg: settings.Cfg | None = None,
+        hyvid_cfg: features.Cfg | None = None,
         image_embed_interleave: int = 2,
         **_: Any,
     ) -> io.NodeOutput:
@@ -226,12 +216,11 @@ class HyVideoI2VEncode(io.ComfyNode):
                 "HunyuanVideo TextEncode for a prompt alone."
             )
         # The original's negative prompt has a black image, whose size plays no part.
-        seen = {True: _seen(text_encoders, image)}
-        if hyvid_cfg is not None:
-            seen[False] = _seen(text_encoders, torch.zeros(1, 16, 16, 3))
+        pictures = [image[0]] if hyvid_cfg is None else [image[0], torch.zeros(16, 16, 3)]
+        images = dict(zip((True, False), seen(text_encoders.handle, pictures), strict=False))
 
         def encode(encoders: TextEncoders, text: str, is_positive: bool) -> Conditioning:
-            return encode_image_to_video(encoders, text, seen[is_positive], image_embed_interleave, truncate=True)
+            return encode_image_to_video(encoders, text, images[is_positive], image_embed_interleave, truncate=True)
 
         return _embeds(text_encoders, encode, prompt, hyvid_cfg, clip_l)
 
@@ -269,9 +258,9 @@ class HyVideoTextEmbedBridge(io.ComfyNode):
         use_cfg_zero_star: bool,
         negative: HostConditioning | None = None,
     ) -> io.NodeOutput:
-        guidance = settings.Cfg("", cfg, start_percent, end_percent, batched_cfg, use_cfg_zero_star)
+        guidance = features.Cfg("", cfg, start_percent, end_percent, batched_cfg, use_cfg_zero_star)
         against = None if negative is None else from_host_conditioning(negative, "negative")[0]
-        return result(settings.Embeds(from_host_conditioning(positive, "positive")[0], against, guidance))
+        return result(OldEmbeds(from_host_conditioning(positive, "positive")[0], against, guidance))
 
 
 class HyVideoEmptyTextEmbeds(io.ComfyNode):
@@ -295,63 +284,8 @@ class HyVideoEmptyTextEmbeds(io.ComfyNode):
         return _embeds(OldTextEncoders(found_encoders(), False), _plain(VIDEO), "", None, None)
 
 
-class HyVideoTextEmbedsSave(io.ComfyNode):
-    """Now HyVideo Save Prompt."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="HyVideoTextEmbedsSave",
-            display_name="HunyuanVideo TextEmbeds Save",
-            category=CATEGORY,
-            description="Old: use HyVideo Save Prompt.",
-            is_deprecated=True,
-            inputs=[
-                sockets.Embeds.Input("hyvid_embeds", tooltip="The encoded prompt."),
-                io.String.Input("filename_prefix", default=f"{SAVED}/hyvid_embed", tooltip="Name, and folder."),
-            ],
-            outputs=[io.String.Output("output_path")],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
-        )
-
-    @classmethod
-    def execute(cls, hyvid_embeds: settings.Embeds, filename_prefix: str) -> io.NodeOutput:
-        place = Place.find(filename_prefix, 0, 0)
-        paths = (place.folder / f"{place.name}_{number:05}_.safetensors" for number in count(place.counter))
-        path = next(path for path in paths if not path.exists())
-        tensors = {name: tensor.contiguous() for name, tensor in _tensors(hyvid_embeds).items()}
-        metadata = {name: json.dumps(value) for name, value in metadata_of(cls.hidden).items()}
-        write_whole(path, save(tensors, metadata))
-        return result(str(path))
-
-
-class HyVideoTextEmbedsLoad(io.ComfyNode):
-    """Now HyVideo Load Prompt."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="HyVideoTextEmbedsLoad",
-            display_name="HunyuanVideo TextEmbeds Load",
-            category=CATEGORY,
-            description="Old: use HyVideo Load Prompt. Reads what the old pack saved.",
-            is_deprecated=True,
-            inputs=[io.Combo.Input("embeds", options=models.files(SAVED), tooltip=f"A file of output/{SAVED}.")],
-            outputs=[sockets.Embeds.Output("hyvid_embeds")],
-        )
-
-    @classmethod
-    def fingerprint_inputs(cls, embeds: str) -> str:
-        return str(FileVersion.of(models.file(SAVED, embeds)))
-
-    @classmethod
-    def execute(cls, embeds: str) -> io.NodeOutput:
-        path = models.file(SAVED, embeds)
-        return result(_from_tensors(comfy.utils.load_torch_file(str(path), safe_load=True), embeds))
-
-
 def _embeds(
-    encoders: OldTextEncoders, encode: Encode, prompt: str, cfg: settings.Cfg | None, clip: Any, clip_text: str = ""
+    encoders: OldTextEncoders, encode: Encode, prompt: str, cfg: features.Cfg | None, clip: Any, clip_text: str = ""
 ) -> io.NodeOutput:
     """Both prompts; with ``clip``, one of the host's, its summary of them, or of ``clip_text`` for the first one."""
     remarks = []
@@ -371,71 +305,12 @@ def _embeds(
                 made = replace(made, pooled=clip.encode_from_tokens(clip.tokenize(summed), return_pooled=True)[1])
             elif summed != text:
                 made = replace(made, pooled=loaded().clip.encode([summed]))
-            found.append(_kept(made))
+            found.append(offered(made))
     positive, negative = (*found, None)[:2]
     assert positive is not None
-    return result(settings.Embeds(positive, negative, cfg or settings.Cfg()), remarks=remarks)
+    return result(OldEmbeds(positive, negative, cfg or features.Cfg()), remarks=remarks)
 
 
 def _plain(template: Template) -> Encode:
     """A prompt alone, cut where it is too long, as the old nodes did."""
     return lambda encoders, text, _: encoders.encode([text], template, truncate=True)
-
-
-def _seen(encoders: OldTextEncoders, image: torch.Tensor) -> torch.Tensor:
-    """Embeddings [L, D] of the first of images [B, H, W, C], on the CPU."""
-    host.check_interrupt()
-    return vision_encoder(encoders.handle).encode(image[:1])[0].cpu()
-
-
-def _kept(prompt: Conditioning) -> Conditioning:
-    """The prompt where the host keeps results."""
-    mask = None if prompt.text_mask is None or bool(prompt.text_mask.all()) else prompt.text_mask.cpu()
-    return Conditioning(host.offer(prompt.text), host.offer(prompt.pooled), mask)
-
-
-def _tensors(embeds: settings.Embeds) -> dict[str, torch.Tensor]:
-    """What is saved, by the names that the old pack gave it."""
-    found = {"prompt_embeds": embeds.positive.text, "prompt_embeds_2": embeds.positive.pooled}
-    if embeds.negative is not None:
-        found |= {"negative_prompt_embeds": embeds.negative.text, "negative_prompt_embeds_2": embeds.negative.pooled}
-    for name, prompt in (("attention_mask", embeds.positive), ("negative_attention_mask", embeds.negative)):
-        if prompt is not None and prompt.text_mask is not None:
-            found[name] = prompt.text_mask
-    if embeds.negative is not None:
-        cfg = embeds.cfg
-        numbers = {"cfg": cfg.cfg, "start_percent": cfg.start, "end_percent": cfg.end}
-        switches = {"batched_cfg": cfg.batched, "use_cfg_zero_star": cfg.zero_star}
-        found |= {name: torch.tensor(value) for name, value in {**numbers, **switches}.items()}
-    return found
-
-
-def _from_tensors(tensors: Mapping[str, torch.Tensor], name: str) -> settings.Embeds:
-    """The encoded prompt of a saved file. Raises ``CheckpointError`` for a file that holds none."""
-
-    def prompt(prefix: str) -> Conditioning | None:
-        text, pooled = (tensors.get(f"{prefix}prompt_embeds{end}") for end in ("", "_2"))
-        if text is None or pooled is None:
-            return None
-        mask = tensors.get(f"{prefix}attention_mask")
-        if mask is None or bool(mask.all()):
-            return Conditioning(text.float(), pooled.float())
-        # Files of earlier versions are padded; what is not valid comes last.
-        return Conditioning(text[:, : int(mask.sum(dim=1).max())].float(), pooled.float())
-
-    positive = prompt("")
-    if positive is None:
-        raise CheckpointError(
-            f"{name} holds no prompt with both of its encodings (prompt_embeds, prompt_embeds_2). Choose a file that "
-            "HunyuanVideo TextEmbeds Save wrote; for one of HyVideo Save Prompt use HyVideo Load Prompt."
-        )
-    plain = settings.Cfg()
-    cfg = settings.Cfg(
-        "",
-        *(
-            float(tensors.get(key, default))
-            for key, default in (("cfg", 1.0), ("start_percent", 0.0), ("end_percent", 1.0))
-        ),
-        *(bool(tensors.get(key, False)) for key in ("batched_cfg", "use_cfg_zero_star")),
-    )
-    return settings.Embeds(positive, prompt("negative_"), cfg if "cfg" in tensors else plain)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
@@ -10,22 +9,15 @@ from comfy_api.latest import io
 
 from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
 from hyvideo_core.errors import GeometryError
-from hyvideo_core.preview.latent_rgb import FACTORS, rgb_of
+from hyvideo_core.preview.latent_rgb import FACTORS, rgb_of, stretched
 from hyvideo_core.vae.buckets import nearest_bucket
-from hyvideo_core.vae.images import keyframe_clip
+from hyvideo_core.vae.images import evenly_bright, keyframe_clip, with_noise
 
 from .. import host
 from ..adapt import host_latent, images_to_video, latent_samples
-from ..decode import HyvDecode, encoded
+from ..decode import Clips, decoded, encoded
 from . import settings
 from .sockets import CATEGORY, our_vae, result, unused
-
-logger = logging.getLogger(__name__)
-
-#: Of the noise that is added to images: they were not seeded.
-NOISE_SEED = 0
-#: How far a frame is lightened or darkened at most.
-DARKEST, LIGHTEST = 0.5, 1.4
 
 #: Said where a sample was asked for.
 MODE = "latent_dist sample has no counterpart: the mode is used, which differs from it by next to nothing."
@@ -130,17 +122,8 @@ class HyVideoDecode(io.ComfyNode):
         tiles = settings.tiling(
             enable_vae_tiling, temporal_tiling_sample_size, spatial_tile_sample_min_size, auto_tile_size
         )
-        # As that node, with this one's place in the graph: the host makes a class of its own for each run.
-        decode = HyvDecode.execute.__func__
-        output = decode(cls, our_vae(vae), {"samples": latents[:, :, skip_latents:]}, tiles)
-        return result(_balanced(output.args[0])) if balance_brightness else output
-
-
-def _balanced(images: torch.Tensor) -> torch.Tensor:
-    """Images [F, H, W, 3] in 0–1 with the mean of each brought to the median of all means, within bounds."""
-    means = images.mean(dim=(1, 2, 3))
-    factors = (means.median() / means.clamp(min=1e-6)).clamp(DARKEST, LIGHTEST)
-    return (images * factors[:, None, None, None]).clamp(0, 1)
+        images = decoded(our_vae(vae), Clips(latents[:, :, skip_latents:]), tiles, cls.hidden.unique_id)
+        return result(evenly_bright(images) if balance_brightness else images)
 
 
 class HyVideoEncode(io.ComfyNode):
@@ -165,24 +148,9 @@ class HyVideoEncode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        vae: Any,
-        image: torch.Tensor,
-        enable_vae_tiling: bool,
-        temporal_tiling_sample_size: int,
-        spatial_tile_sample_min_size: int,
-        auto_tile_size: bool,
-        noise_aug_strength: float = 0.0,
-        latent_strength: float = 1.0,
-        latent_dist: str = "sample",
-    ) -> io.NodeOutput:
-        tiles = settings.tiling(
-            enable_vae_tiling, temporal_tiling_sample_size, spatial_tile_sample_min_size, auto_tile_size
-        )
-        clip = _noisy(images_to_video(image), noise_aug_strength)
-        latent = encoded(our_vae(vae), clip, tiles, cls.hidden.unique_id) * latent_strength
-        return result(host_latent(latent), remarks=[MODE] if latent_dist == "sample" else [])
+    def execute(cls, vae: Any, image: torch.Tensor, noise_aug_strength: float = 0.0, **choices: Any) -> io.NodeOutput:
+        clip = with_noise(images_to_video(image), noise_aug_strength)
+        return _encoded(vae, clip, cls.hidden.unique_id, **choices)
 
 
 class HyVideoEncodeKeyframes(io.ComfyNode):
@@ -215,30 +183,31 @@ class HyVideoEncodeKeyframes(io.ComfyNode):
         start_image: torch.Tensor,
         end_image: torch.Tensor,
         num_frames: int,
-        enable_vae_tiling: bool,
-        temporal_tiling_sample_size: int,
-        spatial_tile_sample_min_size: int,
-        auto_tile_size: bool,
         noise_aug_strength: float = 0.0,
-        latent_strength: float = 1.0,
-        latent_dist: str = "sample",
+        **choices: Any,
     ) -> io.NodeOutput:
-        tiles = settings.tiling(
-            enable_vae_tiling, temporal_tiling_sample_size, spatial_tile_sample_min_size, auto_tile_size
-        )
         # The noise was added to pixels of 0 to 1, which counts twice as much in those of −1 to 1.
-        ends = [_noisy(images_to_video(image[:1]), 2 * noise_aug_strength) for image in (start_image, end_image)]
-        clip = keyframe_clip(*ends, num_frames)
-        latent = encoded(our_vae(vae), clip, tiles, cls.hidden.unique_id) * latent_strength
-        return result(host_latent(latent), remarks=[MODE] if latent_dist == "sample" else [])
+        ends = [with_noise(images_to_video(image[:1]), 2 * noise_aug_strength) for image in (start_image, end_image)]
+        return _encoded(vae, keyframe_clip(*ends, num_frames), cls.hidden.unique_id, **choices)
 
 
-def _noisy(video: torch.Tensor, strength: float) -> torch.Tensor:
-    """A video [1, 3, F, H, W] in −1…1 with noise, but where it is black."""
-    if not strength:
-        return video
-    noise = torch.randn(video.shape, generator=torch.Generator().manual_seed(NOISE_SEED)).to(video.device)
-    return torch.where(video == -1, video, video + strength * noise)
+def _encoded(
+    vae: Any,
+    clip: torch.Tensor,
+    node_id: str | None,
+    enable_vae_tiling: bool,
+    temporal_tiling_sample_size: int,
+    spatial_tile_sample_min_size: int,
+    auto_tile_size: bool,
+    latent_strength: float = 1.0,
+    latent_dist: str = "sample",
+) -> io.NodeOutput:
+    """The latent of a clip [1, 3, F, H, W] in −1…1; the other arguments are what both encoders ask for."""
+    tiles = settings.tiling(
+        enable_vae_tiling, temporal_tiling_sample_size, spatial_tile_sample_min_size, auto_tile_size
+    )
+    latent = encoded(our_vae(vae), clip, tiles, node_id) * latent_strength
+    return result(host_latent(latent), remarks=[MODE] if latent_dist == "sample" else [])
 
 
 class HyVideoLatentPreview(io.ComfyNode):
@@ -247,7 +216,6 @@ class HyVideoLatentPreview(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         ends = {"min_val": (-0.15, -1.0, 0.0), "max_val": (0.15, 0.0, 1.0)}
-        none = "Without effect here: kept for old workflows."
         return io.Schema(
             node_id="HyVideoLatentPreview",
             display_name="HunyuanVideo Latent Preview",
@@ -256,9 +224,9 @@ class HyVideoLatentPreview(io.ComfyNode):
             is_deprecated=True,
             inputs=[
                 io.Latent.Input("samples", tooltip="A latent."),
-                unused("INT", "seed", 0, min=0, max=0xFFFFFFFFFFFFFFFF),
+                unused(io.Int, "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF),
                 *(
-                    io.Float.Input(name, default=usual, min=least, max=most, step=0.001, tooltip=none)
+                    unused(io.Float, name, default=usual, min=least, max=most, step=0.001)
                     for name, (usual, least, most) in ends.items()
                 ),
                 *(
@@ -275,9 +243,7 @@ class HyVideoLatentPreview(io.ComfyNode):
     def execute(cls, samples: dict[str, Any], r_bias: float, g_bias: float, b_bias: float, **_: float) -> io.NodeOutput:
         latents = latent_samples(samples, "samples")[:1] * HUNYUAN_VIDEO_VAE.scaling_factor
         (colours,) = rgb_of(latents, (*FACTORS, (r_bias, g_bias, b_bias)))
-        darkest, lightest = colours.min(), colours.max()
-        images = (colours - darkest) / (lightest - darkest).clamp(min=1e-6)
-        return result(host.offer(images), str([list(row) for row in FACTORS]))
+        return result(host.offer(stretched(colours)), str([list(row) for row in FACTORS]))
 
 
 class HyVideoGetClosestBucketSize(io.ComfyNode):

@@ -21,6 +21,7 @@ import pytest
 from playwright.sync_api import Playwright, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "nodes"))
 # The server inherits it: threads gain nothing on tensors this small, and cost much on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

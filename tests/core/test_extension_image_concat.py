@@ -14,7 +14,7 @@ from spies import Spy
 from golden_data import GOLDEN, assert_close, golden, of_case, rel_l2
 from hyvideo_core.errors import CheckpointError, GeometryError, NumericsError
 from hyvideo_core.extensions.context_windows import ContextWindows
-from hyvideo_core.extensions.image_concat import DROPPED_FRAMES, ImageConcat, beside
+from hyvideo_core.extensions.image_concat import DROPPED_FRAMES, ImageConcat, a_frame_later, beside
 from hyvideo_core.model import DiT
 from hyvideo_core.sample import Guidance, Step, flow_sigmas, run, sample
 from hyvideo_core.sample.seams import Evaluation, Extension, Predict
@@ -230,3 +230,12 @@ def test_without_an_image_the_wider_transformer_is_refused() -> None:
 def test_a_part_of_the_run_is_no_choice() -> None:
     with pytest.raises(ValueError, match=r"^when is 0.5 to 1, but .* every step"):
         replace(I2V, when=Interval(0.5, 1))
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_a_clip_a_frame_later_begins_with_its_first_frame_twice(frames: int) -> None:
+    clip = randn(2, 4, 3, 4, 4)[:, :, :frames]
+    found = a_frame_later(clip)
+    assert found.shape == clip.shape
+    assert torch.equal(found[:, :, 0], clip[:, :, 0])
+    assert torch.equal(found[:, :, 1:], clip[:, :, :-1])

@@ -17,7 +17,7 @@ from golden_data import rel_l2
 from hyvideo_core.errors import GeometryError, NumericsError
 from hyvideo_core.extensions.image_to_video import ImageToVideo
 from hyvideo_core.extensions.prompt_schedule import ScheduledPrompts
-from hyvideo_core.extensions.rf_inversion import CONSTANT, FALLING, RISING, TRENDS, RFInversion, trend_shares
+from hyvideo_core.extensions.rf_inversion import CONSTANT, FALLING, RISING, TRENDS, RFInversion, trend_shares, trended
 from hyvideo_core.sample import Guidance, Step, flow_sigmas, sample
 from hyvideo_core.sample.inversion import invert
 from hyvideo_core.sample.run import check_run
@@ -53,13 +53,14 @@ def noise_of(**options: Any) -> torch.Tensor:
     return list(up(**options))[-1].x
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.3, 0.5, 1.0])
-def test_every_step_follows_the_published_equation(gamma: float) -> None:
-    x = CLEAN
-    for step, (sigma, after) in zip(up(gamma=gamma), [(0.0, 0.5), (0.5, 0.75), (0.75, 0.9), (0.9, 1.0)], strict=True):
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 0.5, 1.0, [0.0, 0.3, 1.0, 0.5]])
+def test_every_step_follows_the_published_equation(gamma: float | list[float]) -> None:
+    x, levels = CLEAN, [(0.0, 0.5), (0.5, 0.75), (0.75, 0.9), (0.9, 1.0)]
+    gammas = gamma if isinstance(gamma, list) else [gamma] * STEPS
+    for step, (sigma, after), share in zip(up(gamma=gamma), levels, gammas, strict=True):
         velocity = asked(x, sigma, prompt(), 0.0)
         assert rel_l2(step.denoised, x - sigma * velocity) <= 1e-5
-        x = x + (velocity + gamma * ((NOISE - x) / (1 - sigma) - velocity)) * (after - sigma)
+        x = x + (velocity + share * ((NOISE - x) / (1 - sigma) - velocity)) * (after - sigma)
         assert step.sigma == pytest.approx(sigma)
         assert rel_l2(step.x, x) <= 1e-5
 
@@ -157,6 +158,8 @@ def test_a_resumed_inversion_is_the_uninterrupted_one_to_the_last_bit() -> None:
         ({"gamma": -0.1}, "gamma is -0.1, but must lie between 0"),
         ({"gamma": 1.1}, "gamma is 1.1"),
         ({"gamma": math.nan}, "gamma is nan"),
+        ({"gamma": [0.5, 0.5, 1.1, 0.5]}, "gamma is 1.1"),
+        ({"gamma": [0.5, 0.5]}, "gamma is a list of 2 for 4 steps"),
         ({"sigmas": SIGMAS.flip(0)}, "sigmas must be two levels or more that fall"),
         ({"sigmas": SIGMAS[:1]}, "sigmas must be two levels"),
         ({"noise": NOISE[:, :, :1]}, r"noise is \[1, 4, 1, 4, 4\], but the clip's latent \[1, 4, 3, 4, 4\]"),
@@ -277,6 +280,13 @@ def test_a_trend_begins_and_ends_with_the_active_steps() -> None:
     rising = RFInversion(clean=CLEAN, eta=0.8, trend=RISING, when=Interval(0.25, 1))
     state = rising.start(Run(DIT, SIGMAS, None, SHAPE))  # type: ignore[arg-type]
     assert state.strengths == pytest.approx([0, 0, 0.8 * (0.9 - 0.75) / (0.9 - 0.5), 0.8])
+
+
+def test_a_trend_goes_by_the_level_on_the_way_up_too_and_outside_its_steps_is_nothing() -> None:
+    levels = [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert trended(0.5, CONSTANT, levels, Interval(0.2, 0.6)) == [0, 0.5, 0.5, 0, 0]
+    assert trended(1.0, RISING, levels, Interval()) == levels
+    assert trended(1.0, FALLING, levels, Interval(0.4, 1)) == [0, 0, 1, 0.5, 0]
 
 
 @pytest.mark.parametrize("trend", TRENDS)

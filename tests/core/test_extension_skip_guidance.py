@@ -24,6 +24,7 @@ from hyvideo_core.extensions.skip_guidance import (
     DISTURBANCES,
     ISOLATING_BYTES,
     SCORES_BYTES,
+    NegativeSkip,
     SkipGuidance,
     isolate,
     parse_ranges,
@@ -125,6 +126,14 @@ def test_it_steers_away_from_the_model_without_those_blocks(blocks: str, names: 
     assert rel_l2(shorter, whole) > 1e-3
     expected = whole + 1.5 * (whole - shorter)
     assert rel_l2(velocity(SkipGuidance(blocks=blocks, scale=1.5)), expected) <= ROUNDING
+
+
+def test_a_negative_skip_leaves_blocks_out_for_the_negative_prompt_and_adds_no_evaluation() -> None:
+    skip, spy = NegativeSkip(blocks="double 1"), Spy()
+    weaker = velocity(dit=without("double 1"), positive=CFG["negative"])
+    assert rel_l2(velocity(skip, spy, **CFG), weaker + 4 * (velocity() - weaker)) <= ROUNDING
+    assert [evaluation.branch for evaluation, _ in spy.seen] == ["positive", "negative"]
+    assert torch.equal(velocity(skip), velocity()), "without cfg nothing is to be left out"
 
 
 def test_a_block_that_is_left_out_costs_nothing_further_in() -> None:

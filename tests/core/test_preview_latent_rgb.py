@@ -36,6 +36,11 @@ def test_each_channel_has_its_own_colour() -> None:
         torch.testing.assert_close((module.rgb_of(one) - base).flatten(), torch.tensor(factors))
 
 
+def test_stretched_colours_go_from_darkest_to_lightest_and_those_of_one_grey_are_dark() -> None:
+    torch.testing.assert_close(module.stretched(torch.tensor([-3.0, 1.0, 5.0])), torch.tensor([0.0, 0.5, 1.0]))
+    assert torch.equal(module.stretched(torch.full((2, 3), 7.0)), torch.zeros(2, 3))
+
+
 def test_every_latent_frame_is_shown_in_order_at_the_clips_own_pace() -> None:
     x = torch.zeros(1, 16, 9, 2, 2)
     x[:, 10] = torch.linspace(-1, 1, 9).view(1, 9, 1, 1)

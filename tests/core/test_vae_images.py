@@ -1,4 +1,4 @@
-"""Images made fit for the VAE: the middle in the right shape, scaled as the original scales."""
+"""Images made fit for the VAE, in the right shape and scaled as the original scales; noise on them; their light."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from hyvideo_core.vae.images import covering, fitted
+from hyvideo_core.vae.images import DARKEST, LIGHTEST, covering, evenly_bright, fitted, with_noise
 
 SIDES = st.integers(1, 90)
 MULTIPLES = st.integers(1, 4).map(lambda n: 16 * n)
@@ -73,3 +73,25 @@ def test_the_shape_is_kept() -> None:
     lit = covering(image, 48, 64)[0, 0, 0] > 0
     rows, columns = lit.any(dim=1).sum().item(), lit.any(dim=0).sum().item()
     assert rows == columns == 24
+
+
+def test_noise_is_in_proportion_to_its_strength_the_same_for_a_seed_and_leaves_black_alone() -> None:
+    video = noise(1, 3, 2, 32, 48) * 2 - 1
+    video[:, :, :, :8] = -1
+    weak, strong = with_noise(video, 0.1), with_noise(video, 0.2)
+    assert torch.equal(with_noise(video, 0.0), video)
+    assert torch.equal(weak, with_noise(video, 0.1))
+    assert not torch.equal(weak, with_noise(video, 0.1, seed=1))
+    assert torch.equal(weak[:, :, :, :8], video[:, :, :, :8])
+    torch.testing.assert_close(strong - video, 2 * (weak - video))
+    assert (weak - video)[:, :, :, 8:].std().item() == pytest.approx(0.1, rel=0.05)
+
+
+def test_images_become_as_bright_as_the_one_in_the_middle_within_bounds() -> None:
+    greys = torch.tensor([0.01, 0.3, 0.4, 0.5, 0.9])
+    found = evenly_bright(greys[:, None, None, None].expand(5, 4, 6, 3))
+    assert found.shape == (5, 4, 6, 3)
+    assert found[:, 0, 0, 0].tolist() == pytest.approx([0.01 * LIGHTEST, 0.4, 0.4, 0.4, 0.9 * DARKEST], abs=1e-6)
+    bright = torch.cat((torch.full((2, 4, 6, 3), 0.8), torch.full((1, 4, 6, 3), 0.5)))
+    bright[2, 0] = 1
+    assert evenly_bright(bright).max() == 1, "nothing is lighter than white"

@@ -29,6 +29,7 @@ os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**20))
 
 import jobs
 
+from old_files import put as put_old_files
 from tools.client import ComfyClient, ExecutionFailed, PromptRejected
 from tools.server import Server
 
@@ -135,6 +136,15 @@ def studio(server: Server, client: ComfyClient) -> Studio:
 def clip() -> Callable[[Path], Clip]:
     """Decodes an mp4."""
     return Clip
+
+
+@pytest.fixture(scope="module")
+def old_files(server: Server) -> Iterator[None]:
+    """Models and pictures by the names that they have in old workflows."""
+    models = put_old_files(server.base)
+    yield
+    for path in models:
+        path.unlink()
 
 
 @pytest.fixture

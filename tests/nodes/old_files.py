@@ -26,17 +26,19 @@ LORA_LAYER = "double_blocks.1.img_attn_qkv"
 PICTURES = ("first.png", "clip.png")
 
 
-def put(base: Path) -> None:
-    """Put all of them below a server's base folder."""
+def put(base: Path) -> list[Path]:
+    """Put all of them below a server's base folder; the model files."""
     toys = build.ensure()
-    for name, toy in MODELS.items():
-        path = base / "models" / name
+    models = {base / "models" / name: toys / toy for name, toy in MODELS.items()}
+    for path, toy in models.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(toys / toy, path)
-    put_lora(base / "models" / "loras" / LORA, toys / build.TRANSFORMER)
+        shutil.copy(toy, path)
+    lora = base / "models" / "loras" / LORA
+    put_lora(lora, toys / build.TRANSFORMER)
     for number, name in enumerate(PICTURES):
         pixels = np.random.default_rng(number).integers(0, 256, (64, 80, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(base / "input" / name)
+    return [*models, lora]
 
 
 def put_lora(path: Path, transformer: Path) -> None:
