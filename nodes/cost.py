@@ -9,7 +9,6 @@ from typing import Any
 from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
 from hyvideo_core.decoding_plan import DecodingPlan
 from hyvideo_core.errors import DoesNotFitError, GeometryError, HyVideoError
-from hyvideo_core.sampling_plan import SamplingPlan
 from hyvideo_core.types import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION, Geometry
 
 from . import host, memory, pace, planning
@@ -64,23 +63,7 @@ def _sampling(job: Job, given_bytes: int) -> Json:
         plan = planning.sampling(job.model, latent_shape(job), given_bytes)
     except DoesNotFitError as error:
         return {"fits": False, "needed_bytes": error.needed_bytes, "text": str(error)}
-    return {"fits": True, **_sampling_values(plan), "text": plan.describe()}
-
-
-def _sampling_values(plan: SamplingPlan) -> Json:
-    return {
-        "peak_bytes": plan.peak_bytes,
-        "weights_bytes": plan.weights_bytes,
-        "lora_bytes": plan.lora_bytes,
-        "feature_bytes": plan.feature_bytes,
-        "activation_bytes": plan.activation_bytes - plan.lora_bytes - plan.feature_bytes,
-        "free_bytes": plan.free_bytes,
-        "blocks": plan.blocks,
-        "resident_blocks": plan.resident_blocks,
-        "streamed_bytes": plan.streamed_bytes,
-        "streaming_shows": plan.streaming_shows,
-        "head_groups": plan.head_groups,
-    }
+    return {"fits": True, **planning.sampling_values(plan), "text": plan.describe()}
 
 
 def _decoding(job: Job, given_bytes: int) -> Json | None:

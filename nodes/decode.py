@@ -214,7 +214,7 @@ def encoded(vae: VAEHandle, videos: torch.Tensor, tiling: dict[str, Any] | None,
     t, h, w = videos.shape[2:]
 
     def encode(module: VAE, tiles: Tiling | None) -> torch.Tensor:
-        report = _Report(node_id, len(videos))
+        report = _Report("encoding", node_id, len(videos))
         return torch.cat([module.encode(video, tiles, report).mode() for video in videos.split(1)])
 
     latent = _with_tiles(vae, ((t + 3) // 4, h // 8, w // 8), tiling, encode)
@@ -229,8 +229,8 @@ def encoded(vae: VAEHandle, videos: torch.Tensor, tiling: dict[str, Any] | None,
 class _Report:
     """Progress of a VAE's passes over ``clips``, whose number of units is known only once they run."""
 
-    def __init__(self, node_id: str | None, clips: int = 1) -> None:
-        self._node_id, self._clips = node_id, clips
+    def __init__(self, what: str, node_id: str | None, clips: int) -> None:
+        self._what, self._node_id, self._clips = what, node_id, clips
         self._finished = 0
         self._progress: Progress | None = None
 
@@ -240,6 +240,8 @@ class _Report:
         self._progress.update(self._finished + done)
         if done == total:
             self._finished += total
+            if self._finished == total * self._clips:
+                self._progress.close(self._what)
 
 
 @dataclass(frozen=True)
@@ -281,7 +283,7 @@ class Clips:
     def decoded(self, module: VAE, tiling: Tiling | None, node_id: str | None) -> Iterator[torch.Tensor]:
         """The images, with the node's progress, stopped between any two."""
         frames = video_frames(self.samples.shape[2])
-        report = _Report(node_id, len(self.samples))
+        report = _Report("decoding", node_id, len(self.samples))
         for place, image in enumerate(decoded_images(module, self.samples, tiling, report)):
             host.check_interrupt()
             if place % frames >= self.dropped:

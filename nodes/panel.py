@@ -1,6 +1,7 @@
 """What the panel on a sampler's node shows, as events to the client that queued the job.
 
-``hyvideo.progress`` has lines of text; ``hyvideo.preview`` has a clip as one picture (``hyvideo_core.preview.Sheet``).
+``hyvideo.progress`` has values, of which the browser makes lines in its user's language; ``hyvideo.preview`` has a clip
+as one picture (``hyvideo_core.preview.Sheet``). docs/api.md tells programs what is in them.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import base64
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -43,9 +44,9 @@ class Panel:
         """Whether the last clip is still being encoded."""
         return self._encoding is not None and not self._encoding.done()
 
-    def tell(self, state: str, lines: Sequence[str]) -> None:
-        """Show these lines; ``state`` is one of those above."""
-        self._send(PROGRESS, {"state": state, "lines": list(lines)})
+    def tell(self, state: str, values: dict[str, Any]) -> None:
+        """Show how a run fares; ``state`` is one of those above."""
+        self._send(PROGRESS, {"state": state, **values})
 
     def show(self, clip: Clip, took: Callable[[float], None]) -> None:
         """Show a clip; ``took`` hears, in another thread, the seconds that a processor was busy encoding it."""

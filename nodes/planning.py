@@ -56,6 +56,23 @@ def sampling(model: ModelHandle, latent_shape: tuple[int, ...], given_bytes: int
     return transformer.plan(model, latent_shape, given_bytes or memory.plannable_bytes(host.transformer_device()))
 
 
+def sampling_values(plan: SamplingPlan) -> dict[str, int | bool]:
+    """A plan as clients are told it."""
+    return {
+        "peak_bytes": plan.peak_bytes,
+        "weights_bytes": plan.weights_bytes,
+        "lora_bytes": plan.lora_bytes,
+        "feature_bytes": plan.feature_bytes,
+        "activation_bytes": plan.activation_bytes - plan.lora_bytes - plan.feature_bytes,
+        "free_bytes": plan.free_bytes,
+        "blocks": plan.blocks,
+        "resident_blocks": plan.resident_blocks,
+        "streamed_bytes": plan.streamed_bytes,
+        "streaming_shows": plan.streaming_shows,
+        "head_groups": plan.head_groups,
+    }
+
+
 def decoding(decoder: Decoder, latent_shape: tuple[int, int, int], given_bytes: int = 0) -> DecodingPlan:
     """How a latent (T, H, W) would be decoded with ``given_bytes``, or with what is free now if that is 0.
 

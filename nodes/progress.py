@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.utils
@@ -14,35 +15,62 @@ from . import host
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How far a node is: units done of all, of which it has ``made`` so many itself.
+
+    Seconds of the last unit, and those left at the mean so far, once there is a unit; seconds of all that it has made,
+    and their mean, once it has ended.
+    """
+
+    done: int
+    total: int
+    made: int = 0
+    last_s: float | None = None
+    left_s: float | None = None
+    total_s: float | None = None
+    mean_s: float | None = None
+
+    def line(self, unit: str) -> str:
+        """The same in words."""
+        if self.total_s is not None:
+            return f"{self.made} × {unit} in {self.total_s:.2f} s ({self.mean_s:.2f} s each)"
+        if self.last_s is not None:
+            return f"{unit} {self.done}/{self.total} took {self.last_s:.2f} s · {self.left_s:.0f} s left"
+        return f"{unit} {self.done}/{self.total}"
+
+
 class Progress:
     """A node's progress bar with the time per unit and the time left beside it."""
 
-    def __init__(self, total: int, unit: str, node_id: str | None, done: int = 0) -> None:
-        """``done`` units need not be made any more."""
+    def __init__(self, total: int, unit: str, node_id: str | None, done: int = 0, *, has_text: bool = True) -> None:
+        """``done`` units need not be made any more. Without ``has_text`` what stands beside the bar is for others."""
         self._bar = comfy.utils.ProgressBar(total, node_id=node_id)
-        self._total, self._unit, self._node_id = total, unit, node_id
+        self._unit, self._node_id, self._has_text = unit, node_id, has_text
         self._first = done
         self._started = self._last = time.perf_counter()
-        self.line = f"{unit} {done}/{total}"
+        self.standing = Standing(done, total)
 
-    def update(self, done: int, *, text: bool = True, still: tuple[str, Any, int] | None = None) -> None:
+    def update(self, done: int, still: tuple[str, Any, int] | None = None) -> None:
         """Show that ``done`` units are finished; also where a stop takes effect.
 
-        ``still`` is a format, a picture and its size in px, as the host's preview takes it. Without ``text`` the line
-        is for the caller to show.
+        ``still`` is a format, a picture and its size in px, as the host's preview takes it.
         """
-        now = time.perf_counter()
-        seconds, self._last = now - self._last, now
-        mean = (now - self._started) / (done - self._first)
-        self.line = f"{self._unit} {done}/{self._total} took {seconds:.2f} s · {mean * (self._total - done):.0f} s left"
-        client_id = PromptServer.instance.client_id
-        if text and self._node_id is not None and client_id is not None:
-            PromptServer.instance.send_progress_text(self.line, self._node_id, client_id)
-        self._bar.update_absolute(done, self._total, still)
+        now, made, total = time.perf_counter(), done - self._first, self.standing.total
+        last_s, self._last = now - self._last, now
+        self.standing = Standing(done, total, made, last_s, (now - self._started) / made * (total - done))
+        self._send_text()
+        self._bar.update_absolute(done, total, still)
         host.check_interrupt()
 
     def close(self, what: str) -> None:
-        """Log how long the whole took."""
-        seconds, units = time.perf_counter() - self._started, self._total - self._first
-        self.line = f"{units} × {self._unit} in {seconds:.2f} s ({seconds / units:.2f} s each)"
-        logger.info("%s: %s", what, self.line)
+        """Show and log how long the whole took."""
+        total_s = time.perf_counter() - self._started
+        self.standing = replace(self.standing, total_s=total_s, mean_s=total_s / self.standing.made)
+        self._send_text()
+        logger.info("%s: %s", what, self.standing.line(self._unit))
+
+    def _send_text(self) -> None:
+        client_id = PromptServer.instance.client_id
+        if self._has_text and self._node_id is not None and client_id is not None:
+            PromptServer.instance.send_progress_text(self.standing.line(self._unit), self._node_id, client_id)

@@ -125,7 +125,8 @@ def run(
         dit = transformer.following(hosted, plan, model)
         last = None if saved is None else saved.found()
         first = max(steps.start, made(last))
-        progress = Progress(len(steps), "step", node_id, done=first - steps.start)
+        done = first - steps.start
+        progress = Progress(len(steps), "step", node_id, done=done, has_text=not watching.has_panel)
         with (
             watching.attempt(progress, plan) as watch,
             transformer.peak_reported(hosted, plan, watch.measured),

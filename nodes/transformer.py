@@ -196,16 +196,16 @@ def following(hosted: memory.HostedBlocks, plan: SamplingPlan, handle: ModelHand
 
 
 @contextmanager
-def peak_reported(hosted: memory.HostedBlocks, plan: SamplingPlan, measured: Callable[[str], None]) -> Iterator[None]:
-    """Log the measured peak beside the predicted one when a run is over, and tell it, where the device counts it."""
+def peak_reported(hosted: memory.HostedBlocks, plan: SamplingPlan, measured: Callable[[int], None]) -> Iterator[None]:
+    """Log the measured peak beside the predicted one when a run is over, and tell its bytes, where they are counted."""
     device = hosted.load_device
     foreign = memory.watch_peak(device) - hosted.loaded_size()
     yield
     peak = memory.peak_bytes(device)
     if peak is not None:
-        told = f"measured peak {(peak - foreign) / 1e9:.2f} GB, predicted {plan.peak_bytes / 1e9:.2f} GB"
-        logger.info("%s", told)
-        measured(told)
+        own = peak - foreign
+        logger.info("measured peak %.2f GB, predicted %.2f GB", own / 1e9, plan.peak_bytes / 1e9)
+        measured(own)
 
 
 def _versions(loras: Iterable[Lora]) -> tuple[tuple[Lora, FileVersion], ...]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import folder_paths
 import torch
@@ -19,7 +21,7 @@ from hyvideo_core.preview.latent_rgb import Rows
 from hyvideo_core.sample import Step
 from hyvideo_core.sampling_plan import SamplingPlan
 
-from . import host, panel, viewers
+from . import host, panel, planning, viewers
 from .panel import Panel
 from .progress import Progress
 
@@ -30,6 +32,8 @@ FOLDER = "vae_approx"
 #: Files of the same name with something after it are for other models.
 FILES = ("taehv.safetensors", "taehv.pth")
 
+Json = dict[str, Any]
+
 
 class Watching:
     """Who watches a run, and by which previews; outlives attempts that run out of memory."""
@@ -37,8 +41,9 @@ class Watching:
     def __init__(
         self, node_id: str | None, transformer_file: Path, latent_shape: tuple[int, ...], device: torch.device
     ) -> None:
-        self.viewer, self.node_id = viewers.viewer(), node_id
-        self.remark = ""
+        self.viewer, self.node_id, self.device = viewers.viewer(), node_id, device
+        self.has_panel = self.viewer.has_panel and node_id is not None
+        self.remarks: list[Json] = []
         self.previewer: Previewer | None = None
         if self.viewer.choice != viewers.OFF:
             rows = self._own_rows(transformer_file)
@@ -56,20 +61,21 @@ class Watching:
             return None
         if has_own_latents:
             if self.viewer.choice == viewers.TAEHV:
-                self._remark("this transformer's latents are not HunyuanVideo's")
+                self._remark("taehv_other_latents", "this transformer's latents are not HunyuanVideo's")
             return None
-        name = FILES[0]
+        name, folder = FILES[0], f"models/{FOLDER}"
         try:
             path = taehv_file()
             if path is None:
                 if self.viewer.choice == viewers.TAEHV:
-                    self._remark(f"{name} is not in models/{FOLDER}")
+                    self._remark("taehv_missing", f"{name} is not in {folder}", file=name, folder=folder)
                 return None
             name = path.name
             return load_taehv(path, dtype=torch.float32 if device.type == "cpu" else torch.float16, device=device)
         except Exception as error:
             # A preview is no reason to fail, whatever is wrong: the file, or a card that is full.
-            self._remark(f"{name} in models/{FOLDER} cannot be used: {error}")
+            reason = f"{name} in {folder} cannot be used: {error}"
+            self._remark("taehv_unusable", reason, file=name, folder=folder, error=str(error))
             return None
 
     def _own_rows(self, transformer_file: Path) -> Rows | None:
@@ -79,9 +85,10 @@ class Watching:
             logger.warning("Previews have HunyuanVideo's own colours: %s", error)
             return None
 
-    def _remark(self, reason: str) -> None:
-        self.remark = f"TAEHV is left out: {reason}"
-        logger.warning("Previews are made by latent-to-RGB, %s", self.remark)
+    def _remark(self, code: str, reason: str, **values: str) -> None:
+        text = f"TAEHV is left out: {reason}"
+        self.remarks.append({"code": code, "text": text, **values})
+        logger.warning("Previews are made by latent-to-RGB, %s", text)
 
 
 def taehv_file() -> Path | None:
@@ -96,12 +103,11 @@ class Watch(AbstractContextManager["Watch"]):
 
     def __init__(self, watching: Watching, progress: Progress, plan: SamplingPlan) -> None:
         self._watching, self._progress, self._plan = watching, progress, plan
-        viewer, node_id = watching.viewer, watching.node_id
-        has_panel = viewer.has_panel and viewer.client_id is not None and node_id is not None
-        self._panel = Panel(viewer.client_id, node_id) if has_panel else None
-        self._peak = "measured peak: counted on CUDA devices only"
-        self._notes: list[str] = []
-        self._shown = ""
+        client_id, node_id = watching.viewer.client_id, watching.node_id
+        self._panel = Panel(client_id, node_id) if watching.has_panel else None
+        self._peak_bytes: int | None = None
+        self._caches: list[Json] = []
+        self._preview: Json | None = None
 
     def __enter__(self) -> Watch:
         self._tell(panel.RUNNING)
@@ -114,9 +120,9 @@ class Watch(AbstractContextManager["Watch"]):
         # Before it has finished on the device, too, neither its time nor that of its preview can be told.
         host.finish(step.denoised.device)
         clip = self._clip(step)
-        self._notes = step.notes()
+        self._caches = step.notes()
         if clip is not None:
-            self._shown = f"preview of step {done}: {clip.method}, {len(clip.frames)} frames"
+            self._preview = {"step": done, "method": clip.method, "frames": len(clip.frames)}
         if self._panel is None:
             self._progress.update(done, still=None if clip is None else _still(clip))
             return
@@ -124,13 +130,13 @@ class Watch(AbstractContextManager["Watch"]):
             assert self._watching.previewer is not None
             self._panel.show(clip, self._watching.previewer.encoded)
         try:
-            self._progress.update(done, text=False)
+            self._progress.update(done)
         finally:
             self._tell(panel.RUNNING)
 
-    def measured(self, peak: str) -> None:
+    def measured(self, peak_bytes: int) -> None:
         """Show the peak that was measured."""
-        self._peak = peak
+        self._peak_bytes = peak_bytes
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -143,7 +149,7 @@ class Watch(AbstractContextManager["Watch"]):
         elif host.is_stop(kind):
             self._tell(panel.STOPPED)
         else:
-            self._tell(panel.FAILED, str(error))
+            self._tell(panel.FAILED, next(iter(str(error).splitlines()), ""))
 
     def _clip(self, step: Step) -> Clip | None:
         previewer, viewer = self._watching.previewer, self._watching.viewer
@@ -151,19 +157,27 @@ class Watch(AbstractContextManager["Watch"]):
             return None
         return previewer.after_step(step.denoised)
 
-    def _tell(self, state: str, reason: str = "") -> None:
+    def _tell(self, state: str, error: str | None = None) -> None:
         if self._panel is None:
             return
-        ended = {panel.STOPPED: ["stopped"], panel.FAILED: [f"failed: {reason.splitlines()[0] if reason else ''}"]}
-        peak = [self._peak] if state == panel.FINISHED else []
-        told = [*ended.get(state, []), self._progress.line, *self._plan.describe().splitlines(), *peak, *self._notes]
-        self._panel.tell(state, [line for line in (*told, self._shown, self._awaited(), self._watching.remark) if line])
+        values = {
+            "error": error,
+            "steps": asdict(self._progress.standing),
+            "device": str(self._watching.device),
+            "sampling": planning.sampling_values(self._plan),
+            "measured_peak_bytes": self._peak_bytes,
+            "caches": self._caches,
+            "preview": self._preview,
+            "awaited": self._awaited(),
+            "remarks": self._watching.remarks,
+        }
+        self._panel.tell(state, values)
 
-    def _awaited(self) -> str:
+    def _awaited(self) -> Json | None:
         previewer = self._watching.previewer
         if previewer is None or not previewer.awaited:
-            return ""
-        return f"{previewer.awaited} is ready, and is shown once it takes no more than {SHARE:.0%} of the steps' time"
+            return None
+        return {"method": previewer.awaited, "share": SHARE}
 
 
 def _still(clip: Clip) -> tuple[str, Image.Image, int]:

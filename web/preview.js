@@ -36,7 +36,7 @@ app.registerExtension({
   settings: [
     {
       id: SETTING,
-      category: ["HyVideo Studio", "Preview", "Live preview"],
+      category: ["HyVideo Studio", "Execution", "Live preview"],
       name: "HyVideo Studio: live preview",
       tooltip:
         "The clip that is coming, moving, on the sampler's node. TAEHV is finer and needs taehv.safetensors in " +

@@ -285,19 +285,25 @@ class StepCache(Extension):
         cache: CacheState[Slot] = state
         cache.recall(kept, self.kept_on(torch.empty(0, device=cache.dit.device)))
 
-    def note(self, state: Any) -> str:
-        """Steps skipped of those it was active in, of each branch, and the share of the blocks' work."""
+    def note(self, state: Any) -> dict[str, Any]:
+        """Steps skipped of those it was active in, of each branch, and the share (0–1) of the blocks' work."""
         tallies: dict[str, Tally] = state.tallies
         if not tallies:
-            return ""
-        counts = [f"{sum(each.steps.values())} of {len(each.steps)} steps of {name}" for name, each in tallies.items()]
-        return f"{self.name} skipped {', '.join(counts)}: {_saved_share(tallies):.0%} of the blocks' work."
+            return {}
+        branches = [
+            {"name": name, "skipped": sum(each.steps.values()), "steps": len(each.steps)}
+            for name, each in tallies.items()
+        ]
+        return {"name": self.name, "branches": branches, "saved_share": _saved_share(tallies)}
 
     def report(self, state: Any) -> str:
-        """The same of the whole run; ``saved`` hears the share."""
-        if state.tallies:
-            self.saved(_saved_share(state.tallies))
-        return self.note(state)
+        """The same of the whole run, in one line; ``saved`` hears the share."""
+        note = self.note(state)
+        if not note:
+            return ""
+        self.saved(note["saved_share"])
+        counts = [f"{each['skipped']} of {each['steps']} steps of {each['name']}" for each in note["branches"]]
+        return f"{self.name} skipped {', '.join(counts)}: {note['saved_share']:.0%} of the blocks' work."
 
 
 def _saved_share(tallies: Mapping[str, Tally]) -> float:

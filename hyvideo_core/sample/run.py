@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice, pairwise
+from typing import Any
 
 import torch
 
@@ -35,7 +36,7 @@ class Step:
     """A finished step: its number from 0, the σ it started at, the latent after it, and the clean estimate.
 
     Called before the next step is asked for, ``checkpoint`` gives what ``resume`` takes to go on after this one, and
-    ``notes`` what extensions have to tell of the run so far, a line each.
+    ``notes`` what extensions have to tell of the run so far (``Extension.note``).
     """
 
     index: int
@@ -43,7 +44,7 @@ class Step:
     x: torch.Tensor
     denoised: torch.Tensor
     checkpoint: Callable[[], Checkpoint] = field(repr=False, compare=False)
-    notes: Callable[[], list[str]] = field(repr=False, compare=False)
+    notes: Callable[[], list[dict[str, Any]]] = field(repr=False, compare=False)
 
 
 def sample(
@@ -172,9 +173,9 @@ def spans(levels: Sequence[float], first: int) -> Iterator[tuple[int, float, flo
     return ((index, *pair) for index, pair in islice(enumerate(pairwise(levels)), first, None))
 
 
-def notes(running: Sequence[Running]) -> list[str]:
-    """What the extensions of a run have to tell of it so far, a line each."""
-    return [line for extension, state in running if (line := extension.note(state))]
+def notes(running: Sequence[Running]) -> list[dict[str, Any]]:
+    """What the extensions of a run have to tell of it so far."""
+    return [note for extension, state in running if (note := extension.note(state))]
 
 
 def report(running: Sequence[Running]) -> None:

@@ -147,9 +147,9 @@ class Extension:
         """What the solver follows instead of the guided velocity."""
         return velocity
 
-    def note(self, state: Any) -> str:
-        """What is worth telling of the run so far, in one line; empty for nothing. May be asked after any step."""
-        return ""
+    def note(self, state: Any) -> dict[str, Any]:
+        """What the run was saved so far, as ``StepCache.note`` tells it; empty for nothing. Asked after any step."""
+        return {}
 
     def report(self, state: Any) -> str:
         """What is worth telling of the run when it is over, in one line; empty for nothing."""

@@ -93,6 +93,18 @@ def test_a_node_has_chinese_names_and_tooltips(page):
     assert_speaks(page, "zh")
 
 
+@in_chinese
+def test_the_setting_of_previews_has_chinese_names(page):
+    told = json.loads((ROOT / "locales" / "zh" / "settings.json").read_text("utf-8"))["HyVideoStudio_LivePreview"]
+    page.page.evaluate("() => app.extensionManager.command.execute('Comfy.ShowSettingsDialog')")
+    dialog = page.page.get_by_role("dialog")
+    dialog.get_by_text("HyVideo Studio", exact=True).first.click()
+    setting = dialog.locator('[data-setting-id="HyVideoStudio.LivePreview"]')
+    expect(setting).to_contain_text(told["name"])
+    expect(setting).to_contain_text(told["options"]["auto"])
+    page.page.keyboard.press("Escape")
+
+
 def assert_help_opens(page: Any, language: str) -> None:
     """The help of every node, one after the other as a user selects them, with its pictures."""
     page.open(all_nodes())

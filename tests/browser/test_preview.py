@@ -93,6 +93,46 @@ def test_the_progress_tells_the_step_and_the_time_left(page):
     assert any(re.search(r"\d+(\.\d+)? s left", text) for text in texts)
 
 
+def lines_of_a_run(page: Any) -> list[str]:
+    """What the sampler's panel says after a run, line by line."""
+    open_sampler(page)
+    page.run()
+    page.page.wait_for_function(f"() => {TEXT}?.dataset.state === 'finished'", timeout=PANEL_TIMEOUT_MS)
+    return page.page.evaluate(f"{TEXT}.textContent").splitlines()
+
+
+def assert_matches(lines: list[str], patterns: list[str]) -> None:
+    """Each line is as its pattern says, and there are no others."""
+    assert len(lines) == len(patterns), lines
+    for line, pattern in zip(lines, patterns, strict=True):
+        assert re.fullmatch(pattern, line), line
+
+
+def test_the_panel_tells_of_a_run_in_english(page):
+    assert_matches(
+        lines_of_a_run(page),
+        [
+            rf"{STEPS} steps in \d+\.\d\d s, \d+\.\d\d s each",
+            r"Sampling: [\d.]+ GB of [\d.]+ GB memory · on the CPU",
+            r"Measured peak: counted on CUDA devices only",
+            r"Preview of step \d+: latent-to-RGB, \d+ frames",
+        ],
+    )
+
+
+@pytest.mark.where(language="zh")
+def test_the_panel_tells_of_a_run_in_chinese(page):
+    assert_matches(
+        lines_of_a_run(page),
+        [
+            rf"{STEPS} 步共 \d+\.\d\d 秒，每步 \d+\.\d\d 秒",
+            r"采样：[\d.]+ GB / 内存 [\d.]+ GB · 在 CPU 上运行",
+            r"实测峰值：只有 CUDA 设备会统计",
+            r"第 \d+ 步的预览：latent-to-RGB，\d+ 帧",
+        ],
+    )
+
+
 def test_the_last_preview_goes_on_moving_after_the_run(page):
     open_sampler(page)
     page.run()

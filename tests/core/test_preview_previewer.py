@@ -208,9 +208,9 @@ def test_a_step_tells_what_a_cache_has_skipped_so_far() -> None:
     for step in sample(dit(), x, prompt, sigmas=flow_sigmas(5, 7.0), extensions=[cache]):
         notes.append(step.notes())
         assert not shares
-    assert [len(each) for each in notes] == [1] * 5
-    assert [each[0].split(":")[0] for each in notes] == [
-        f"TeaCache skipped {skipped} of {made} steps of positive"
+    told = [(each["name"], each["branches"]) for (each,) in notes]
+    assert told == [
+        ("TeaCache", [{"name": "positive", "skipped": skipped, "steps": made}])
         for made, skipped in enumerate((0, 1, 2, 3, 3), start=1)
     ]
     assert len(shares) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import struct
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,15 +17,18 @@ import pytest
 import torch
 import websocket
 from PIL import Image
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 
 from hyvideo_core.preview.taehv import TaehvDecoder
 from hyvideo_core.preview.taehv_file import name_in_file
 from tools.client import ComfyError
+from tools.paths import ROOT, TOY_MODELS
 
 Json = dict[str, Any]
 STILL, TEXT = 1, 3
 STEPS = 4
+#: What is told of the time of steps, in seconds.
+TIMES = ("last_s", "left_s", "total_s", "mean_s")
 #: What the server may still send a client when its job has ended.
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
@@ -146,17 +150,47 @@ def test_the_whole_clip_comes_as_a_sheet_of_frames(studio, with_panel):
 def test_the_panel_tells_steps_times_plan_peak_and_method(studio, with_panel):
     told = with_panel.run(job(studio)).of("hyvideo.progress")
     assert [each["state"] for each in told] == ["running"] * (STEPS + 1) + ["finished"]
-    assert told[0]["lines"][0] == f"step 0/{STEPS}"
+    assert [each["steps"]["done"] for each in told] == [*range(STEPS + 1), STEPS]
+    assert told[0]["steps"] == {"done": 0, "total": STEPS, "made": 0, **dict.fromkeys(TIMES)}
     for number, each in enumerate(told[1:-1], start=1):
-        steps, blocks, peak, *_ = each["lines"]
-        assert steps.startswith(f"step {number}/{STEPS} took ")
-        assert steps.endswith(" s left")
-        assert "blocks on the device" in blocks
-        assert peak.startswith("predicted peak ")
-    last = told[-1]["lines"]
-    assert last[0].startswith(f"{STEPS} × step in ")
-    assert "measured peak: counted on CUDA devices only" in last
-    assert last[-1].endswith("latent-to-RGB, 5 frames")
+        steps = each["steps"]
+        assert (steps["made"], steps["total"], steps["total_s"]) == (number, STEPS, None)
+        assert steps["last_s"] > 0
+        assert (steps["left_s"] > 0) == (number < STEPS)
+        assert each["sampling"]["resident_blocks"] == each["sampling"]["blocks"]
+    last = told[-1]
+    assert last["steps"]["mean_s"] == last["steps"]["total_s"] / STEPS
+    assert (last["device"], last["measured_peak_bytes"]) == ("cpu", None)
+    assert (last["preview"]["method"], last["preview"]["frames"]) == ("latent-to-RGB", 5)
+    assert 1 <= last["preview"]["step"] <= STEPS
+
+
+def test_programs_are_told_of_each_field(studio, with_panel):
+    """``docs/api.md`` has a table of the fields of progress, and names those of a preview."""
+    heard = with_panel.run(job(studio))
+    text = (ROOT / "docs" / "api.md").read_text("utf-8")
+    rows = re.findall(r"^\| (.+?) \|", text.split("| Field |")[1].split("\n\n")[0], re.MULTILINE)
+    documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert documented == heard.of("hyvideo.progress")[-1].keys()
+    (paragraph,) = re.findall(r"^`hyvideo\.preview` has .+?\n\n", text, re.MULTILINE | re.DOTALL)
+    assert heard.of("hyvideo.preview")[-1].keys() <= set(re.findall(r"`(\w+)`", paragraph))
+
+
+def test_the_log_has_the_numbers_of_the_panel(studio, with_panel):
+    before = len(studio.server.log.read_text("utf-8", errors="replace"))
+    last = with_panel.run(job(studio)).of("hyvideo.progress")[-1]
+    said = studio.server.log.read_text("utf-8", errors="replace")[before:]
+    steps, plan = last["steps"], last["sampling"]
+    assert f"sampling: {STEPS} × step in {steps['total_s']:.2f} s ({steps['mean_s']:.2f} s each)" in said
+    assert f"predicted peak {plan['peak_bytes'] / 1e9:.2f} GB of {plan['free_bytes'] / 1e9:.2f} GB free" in said
+    assert f"all {plan['blocks']} blocks on the device" in said
+
+
+def test_the_panel_tells_the_plan_in_the_fields_of_the_plan_of_a_job(studio, with_panel):
+    planned = studio.client.post("/hyvideo/plan", {"prompt": (queued := job(studio))})["sampling"]
+    told = with_panel.run(queued).of("hyvideo.progress")[0]["sampling"]
+    assert planned.keys() - told.keys() == {"fits", "text"}
+    assert not told.keys() - planned.keys()
 
 
 def test_the_panel_tells_what_a_cache_skips_while_it_does(studio, with_panel):
@@ -164,10 +198,14 @@ def test_the_panel_tells_what_a_cache_skips_while_it_does(studio, with_panel):
     cached["cache"] = jobs.node("HyvTeaCache", model=["model", 0], threshold=10.0)
     cached["sampler"]["inputs"]["model"] = ["cache", 0]
     told = with_panel.run(cached).of("hyvideo.progress")
-    notes = [line for each in told for line in each["lines"] if line.startswith("TeaCache skipped")]
-    assert [note.split(" steps")[0] for note in notes] == [
-        f"TeaCache skipped {count}" for count in ("0 of 1", "1 of 2", "2 of 3", "2 of 4", "2 of 4")
-    ]
+    assert told[0]["caches"] == []
+    caches = [cache for each in told for cache in each["caches"]]
+    assert {cache["name"] for cache in caches} == {"TeaCache"}
+    branches = [branch for cache in caches for branch in cache["branches"]]
+    assert {branch["name"] for branch in branches} == {"positive"}
+    assert [(each["skipped"], each["steps"]) for each in branches] == [(0, 1), (1, 2), (2, 3), (2, 4), (2, 4)]
+    assert caches[0]["saved_share"] == 0
+    assert caches[-1]["saved_share"] == 0.5
 
 
 def test_previews_change_nothing(studio, with_panel):
@@ -217,12 +255,12 @@ def test_a_client_without_the_panel_gets_none_unasked(studio, listener):
     assert not heard.of("hyvideo.preview")
 
 
-def test_previews_may_be_off_and_the_lines_stay(studio, listener):
+def test_previews_may_be_off_and_the_progress_stays(studio, listener):
     client = listener()
     client.choose("off")
     heard = client.run(job(studio))
     assert not heard.of("hyvideo.preview")
-    assert len(heard.of("hyvideo.progress")) == STEPS + 2
+    assert [each["preview"] for each in heard.of("hyvideo.progress")] == [None] * (STEPS + 2)
 
 
 @pytest.mark.parametrize("method", ["auto", "taehv"])
@@ -232,8 +270,8 @@ def test_taehv_is_made_ready_where_its_file_is_there(studio, listener, place, me
     client.choose(method)
     told = client.run(job(studio)).of("hyvideo.progress")
     # Steps as short as these do not pay for it; when they do is for the tests of the core.
-    assert told[0]["lines"][-1] == "TAEHV is ready, and is shown once it takes no more than 1% of the steps' time"
-    assert "left out" not in str(told)
+    assert told[0]["awaited"] == {"method": "TAEHV", "share": 0.01}
+    assert told[-1]["remarks"] == []
 
 
 def test_latent_to_rgb_asks_for_no_file(studio, with_panel, place):
@@ -247,8 +285,14 @@ def test_a_missing_taehv_is_named_where_it_was_chosen(studio, listener):
     heard = client.run(job(studio))
     assert heard.end == "execution_success"
     assert heard.of("hyvideo.preview")
-    last = heard.of("hyvideo.progress")[-1]["lines"][-1]
-    assert last == "TAEHV is left out: taehv.safetensors is not in models/vae_approx"
+    assert heard.of("hyvideo.progress")[-1]["remarks"] == [
+        {
+            "code": "taehv_missing",
+            "text": "TAEHV is left out: taehv.safetensors is not in models/vae_approx",
+            "file": "taehv.safetensors",
+            "folder": "models/vae_approx",
+        }
+    ]
 
 
 def test_a_broken_taehv_is_named_once_and_the_quick_previews_go_on(studio, listener, place):
@@ -261,20 +305,35 @@ def test_a_broken_taehv_is_named_once_and_the_quick_previews_go_on(studio, liste
     assert heard.of("hyvideo.preview")[0]["frames"] == 5
     said = studio.server.log.read_text("utf-8", errors="replace")[len(before) :]
     assert said.count("taehv.safetensors in models/vae_approx cannot be used") == 1
-    assert "taehv.safetensors in models/vae_approx cannot be used" in heard.of("hyvideo.progress")[-1]["lines"][-1]
+    (remark,) = heard.of("hyvideo.progress")[-1]["remarks"]
+    assert (remark["code"], remark["file"]) == ("taehv_unusable", "taehv.safetensors")
+    assert remark["text"].endswith(f"taehv.safetensors in models/vae_approx cannot be used: {remark['error']}")
 
 
 def test_a_stopped_run_says_so_in_the_panel(studio, with_panel):
     def stop(event: Json) -> None:
-        if event["type"] == "hyvideo.progress" and "step 2/" in event["data"]["lines"][0]:
+        if event["type"] == "hyvideo.progress" and event["data"]["steps"]["done"] == 2:
             studio.client.interrupt()
 
     heard = with_panel.run(job(studio, **{"sampler.steps": 1000}), during=stop)
     assert heard.end == "execution_interrupted"
     last = heard.of("hyvideo.progress")[-1]
-    assert (last["state"], last["lines"][0]) == ("stopped", "stopped")
-    assert "step" in last["lines"][1]
+    assert (last["state"], last["error"]) == ("stopped", None)
+    assert 2 <= last["steps"]["done"] < 1000
+    assert last["steps"]["total_s"] is None
     studio.assert_works()
+
+
+def test_a_failed_run_says_why_in_the_panel(studio, with_panel, place):
+    tensors = load_file(TOY_MODELS / "diffusion_models" / jobs.MODEL)
+    tensors["double_blocks.0.img_mod.linear.bias"][0] = float("nan")
+    place("diffusion_models/nan.safetensors", tensors)
+    heard = with_panel.run(job(studio, **{"model.model": "nan.safetensors"}))
+    assert heard.end == "execution_error"
+    last = heard.of("hyvideo.progress")[-1]
+    assert (last["state"], last["steps"]["done"]) == ("failed", 0)
+    assert "NaN" in last["error"]
+    assert heard.events[-1]["data"]["exception_message"].startswith(last["error"])
 
 
 @pytest.mark.parametrize(

@@ -54,9 +54,17 @@ def test_every_step_is_reported(heard):
 def test_the_time_per_step_stands_beside_the_bar(heard):
     _, texts = heard
     lines = [text for node, text in texts if node == "sampler"]
-    assert len(lines) == STEPS
-    for number, line in enumerate(lines, start=1):
+    assert len(lines) == STEPS + 1
+    for number, line in enumerate(lines[:-1], start=1):
         assert re.fullmatch(rf"step {number}/{STEPS} took \d+\.\d\d s · \d+ s left", line), line
+
+
+@pytest.mark.parametrize(("node", "unit"), [("sampler", "step"), ("decode", "part")])
+def test_what_stands_beside_the_bar_in_the_end_is_how_long_all_took(heard, server, node, unit):
+    _, texts = heard
+    last = [text for name, text in texts if name == node][-1]
+    assert re.fullmatch(rf"\d+ × {unit} in \d+\.\d\d s \(\d+\.\d\d s each\)", last), last
+    assert last in server.log.read_text("utf-8", errors="replace")
 
 
 def test_the_decoder_reports_its_parts(heard):

@@ -1,43 +1,24 @@
-"""The arithmetic and the texts of the size picker, run in Node.js where that is installed."""
+"""The arithmetic of the size picker and what it tells of a plan, run in Node.js where that is installed."""
 
 from __future__ import annotations
 
 import json
-import re
-import shutil
-import subprocess
-import urllib.parse
 
 import pytest
+import web_modules
+from web_modules import evaluated
 
 from hyvideo_core.types import Geometry
-from tools.paths import ROOT
 
-NODE = shutil.which("node")
-PICKER = ROOT / "web" / "picker"
 LIMITS = "{min: 1, max: 1025}"
 GB = 10**9
 
-pytestmark = pytest.mark.skipif(NODE is None, reason="Node.js is not installed; the browser tests cover the picker too")
-
-
-def evaluated(expression, *modules):
-    """The JSON value of a JavaScript expression that sees what these modules export."""
-    lines = []
-    for module in modules:
-        source = urllib.parse.quote((PICKER / module).read_text("utf-8"))
-        lines.append(f"Object.assign(globalThis, await import('data:text/javascript,{source}'));")
-    script = "\n".join([*lines, f"process.stdout.write(JSON.stringify({expression}));"])
-    done = subprocess.run(
-        [str(NODE), "--input-type=module", "-"], input=script, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+pytestmark = web_modules.needs_node
 
 
 def test_any_number_of_seconds_becomes_the_nearest_length_the_model_can_make():
     asked = [0, -3, 0.01, 1 / 24, 0.1, 1, 2.5, 5, 5.375, 5.4, 42.7, 1e6]
-    frames = evaluated(f"{asked}.map((s) => framesOf(s, {LIMITS}))", "size.js")
+    frames = evaluated(f"{asked}.map((s) => framesOf(s, {LIMITS}))", "picker/size.js")
     for seconds, found in zip(asked, frames, strict=True):
         Geometry(64, 64, found)
         best = min(range(1, 1026, 4), key=lambda each: abs(each - seconds * 24))
@@ -47,43 +28,29 @@ def test_any_number_of_seconds_becomes_the_nearest_length_the_model_can_make():
 
 def test_seconds_and_frames_go_both_ways_without_loss():
     lengths = list(range(1, 1026, 4))
-    assert evaluated(f"{lengths}.map((n) => framesOf(secondsOf(n), {LIMITS}))", "size.js") == lengths
+    assert evaluated(f"{lengths}.map((n) => framesOf(secondsOf(n), {LIMITS}))", "picker/size.js") == lengths
 
 
 def test_frames_and_sides_are_brought_to_their_grids_within_the_limits():
-    assert evaluated(f"[0, 2, 4, 16, 128, 130, 2000].map((n) => snappedFrames(n, {LIMITS}))", "size.js") == [
+    assert evaluated(f"[0, 2, 4, 16, 128, 130, 2000].map((n) => snappedFrames(n, {LIMITS}))", "picker/size.js") == [
         1, 1, 5, 17, 129, 129, 1025,
     ]  # fmt: skip
-    sides = evaluated("[0, 1, 23, 24, 353, 5000].map((px) => snappedSide(px, {min: 16, max: 4096}))", "size.js")
+    sides = evaluated("[0, 1, 23, 24, 353, 5000].map((px) => snappedSide(px, {min: 16, max: 4096}))", "picker/size.js")
     assert sides == [16, 16, 16, 32, 352, 4096]
 
 
 @pytest.mark.parametrize("clip", [(1280, 720, 129), (64, 48, 5), (16, 4096, 1)])
 def test_the_latent_is_that_of_the_core(clip):
     width, height, frames = clip
-    found = evaluated(f"latentShape({{width: {width}, height: {height}, frames: {frames}}})", "size.js")
+    found = evaluated(f"latentShape({{width: {width}, height: {height}, frames: {frames}}})", "picker/size.js")
     assert tuple(found) == Geometry(*clip).latent_shape
 
 
 def test_simple_ratios_are_told_as_such_and_others_as_a_number():
     sizes = [[1280, 720], [720, 1280], [960, 960], [1104, 832], [960, 544], [544, 960]]
-    assert evaluated(f"{sizes}.map(([w, h]) => aspect(w, h))", "size.js") == [
+    assert evaluated(f"{sizes}.map(([w, h]) => aspect(w, h))", "picker/size.js") == [
         "16:9", "9:16", "1:1", "1.33:1", "1.76:1", "1:1.76",
     ]  # fmt: skip
-
-
-def texts(locale):
-    source = (PICKER / "texts.js").read_text("utf-8")
-    (found,) = re.findall(rf"^  {locale}: \{{\n(.*?)\n  \}},", source, re.DOTALL | re.MULTILINE)
-    return dict(re.findall(r"^    (\w+):\s*\"(.*)\",$", found, re.MULTILINE))
-
-
-def test_both_languages_say_the_same_things_with_the_same_numbers():
-    english, chinese = texts("en"), texts("zh")
-    assert len(english) > 30
-    assert english.keys() == chinese.keys()
-    for key, text in english.items():
-        assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", chinese[key])), key
 
 
 def plan(**changes):
@@ -106,7 +73,7 @@ def plan(**changes):
 
 def told(locale="en", **changes):
     expression = f"costLines({json.dumps(plan(**changes))}, textsOf('{locale}'))"
-    return "\n".join(evaluated(expression, "cost.js", "texts.js"))
+    return "\n".join(evaluated(expression, "cost.js", "say.js"))
 
 
 def test_a_plan_is_told_in_words():
@@ -142,7 +109,7 @@ def test_what_does_not_fit_is_told_without_a_time():
     assert "Time" not in text
     instead = [{"frames": 45}, {"batch_size": 1}, {"width": 960, "height": 544}]
     assert "No length" not in told(sampling=sampling, fits=False, instead=instead)
-    offered = evaluated(f"offers({json.dumps({'instead': instead})}, textsOf('en'))", "cost.js", "texts.js")
+    offered = evaluated(f"offers({json.dumps({'instead': instead})}, textsOf('en'))", "cost.js", "say.js")
     assert [each["changes"] for each in offered] == instead
     assert "45 frames" in offered[0]["text"]
 

@@ -1,10 +1,10 @@
 // The picker's part of a node. It is no part of the workflow: neither saved with it nor sent to the server.
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
-import { costLines, offers } from "./cost.js";
+import { costLines, offers } from "../cost.js";
+import { textsOf } from "../say.js";
 import { isWired, jobId, setWidget, widgetOf } from "./graph.js";
 import { aspect, framesOf, latentShape, secondsOf, snappedFrames, snappedSide } from "./size.js";
-import { textsOf } from "./texts.js";
 
 const CUSTOM = "custom";
 /** What brings the value of a widget to what the model can make, and the text that tells of it. */

@@ -1,6 +1,9 @@
 // The panel on a sampler's node: the moving preview, and lines of text below it. It is made when a run first has
 // something to show, and is no part of the workflow: neither saved with it nor sent to the server.
+import { app } from "../../../scripts/app.js";
 import { makeRoom } from "../room.js";
+import { textsOf } from "../say.js";
+import { progressLines } from "./lines.js";
 import { Player } from "./player.js";
 
 const PREVIEW_PX = 180;
@@ -51,9 +54,10 @@ class Panel {
     return TEXT_PX + (this.player.canvas.hidden ? 0 : PREVIEW_PX);
   }
 
-  tell({ state, lines }) {
-    this.text.dataset.state = state;
-    this.text.textContent = lines.join("\n");
+  tell(progress) {
+    const say = textsOf(app.extensionManager.setting.get("Comfy.Locale"));
+    this.text.dataset.state = progress.state;
+    this.text.textContent = progressLines(progress, say).join("\n");
   }
 
   async show(sheet) {

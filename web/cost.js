@@ -1,13 +1,13 @@
-// The server's plan of a job as lines of text.
+// A plan of the server's as lines of text: what a job will cost, and how what runs is sampled.
 
 const GB = 1e9;
 
-function gigabytes(bytes) {
+export function gigabytes(bytes) {
   const size = bytes / GB;
   return size.toFixed(size < 9.95 ? 2 : 1);
 }
 
-function duration(seconds, say) {
+export function duration(seconds, say) {
   const short = (n) => String(Number(n.toPrecision(2)));
   if (seconds < 100) return say("s", { n: short(seconds) });
   if (seconds < 100 * 60) return say("min", { n: short(seconds / 60) });
@@ -17,11 +17,15 @@ function duration(seconds, say) {
 /** The lines that tell of a plan (the answer of /hyvideo/plan). */
 export function costLines(plan, say) {
   const isCpu = plan.memory.device === "cpu" && !plan.memory.is_given;
-  const where = isCpu ? say("ofHost") : say("free");
+  const where = ofWhat(isCpu, say);
   const lines = [samplingLine(plan, isCpu, where, say), decodingLine(plan, where, say)];
   if (!plan.fits && !plan.instead.length) lines.push(say("nothingFits"));
   if (plan.sampling.fits) lines.push(timeLine(plan, say));
   return lines;
+}
+
+function ofWhat(isCpu, say) {
+  return say(isCpu ? "ofHost" : "free");
 }
 
 function samplingLine({ sampling, memory }, isCpu, where, say) {
@@ -29,8 +33,14 @@ function samplingLine({ sampling, memory }, isCpu, where, say) {
     const free = gigabytes(memory.free_bytes);
     return say("samplingTooBig", { needed: gigabytes(sampling.needed_bytes), free, where });
   }
+  return plannedSampling(sampling, isCpu, say);
+}
+
+/** The line that tells of a plan of sampling that fits (`sampling` of /hyvideo/plan and of a run's progress). */
+export function plannedSampling(sampling, isCpu, say) {
+  const [peak, free] = [gigabytes(sampling.peak_bytes), gigabytes(sampling.free_bytes)];
   const told = [
-    say("sampling", { peak: gigabytes(sampling.peak_bytes), free: gigabytes(sampling.free_bytes), where }),
+    say("sampling", { peak, free, where: ofWhat(isCpu, say) }),
     blocks(sampling, isCpu, say),
   ];
   if (sampling.head_groups > 1) told.push(say("groups", { groups: sampling.head_groups }));
