@@ -163,8 +163,9 @@ class HyvPlan(io.ComfyNode):
         text_encoders: TextEncodersHandle | None = None,
     ) -> io.NodeOutput:
         given = int(memory_gb * 1e9)
+        room = planning.Room.of(given)
         shape = tuple(latent_samples(latent, "latent").shape)
-        plans = planning.sampling(model, shape, given), planning.decoding(planning.Decoder(), shape[2:], given)
+        plans = planning.sampling(model, shape, room), planning.decoding(planning.Decoder(), shape[2:], room)
         lines = [plan.describe() for plan in plans]
         if text_encoders is not None:
             lines.insert(0, text.placement(text_encoders, given or memory.available_bytes(host.transformer_device())))

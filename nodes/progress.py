@@ -21,9 +21,16 @@ class Progress:
         """``done`` units need not be made any more."""
         self._bar = comfy.utils.ProgressBar(total, node_id=node_id)
         self._total, self._unit, self._node_id = total, unit, node_id
-        self._first = done
+        self._first, self._done = done, done
         self._started = self._last = time.perf_counter()
+        self.first_s = 0.0
         self.line = f"{unit} {done}/{total}"
+
+    @property
+    def each_s(self) -> float:
+        """Mean seconds of the units after the first, in which kernels are chosen and compiled; of it if it is alone."""
+        later = self._done - self._first - 1
+        return (self._last - self._started - self.first_s) / later if later > 0 else self.first_s
 
     def update(self, done: int, *, text: bool = True, still: tuple[str, Any, int] | None = None) -> None:
         """Show that ``done`` units are finished; also where a stop takes effect.
@@ -33,8 +40,11 @@ class Progress:
         """
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
-        mean = (now - self._started) / (done - self._first)
-        self.line = f"{self._unit} {done}/{self._total} took {seconds:.2f} s · {mean * (self._total - done):.0f} s left"
+        if self._done == self._first:
+            self.first_s = seconds
+        self._done = done
+        left = self.each_s * (self._total - done)
+        self.line = f"{self._unit} {done}/{self._total} took {seconds:.2f} s · {left:.0f} s left"
         client_id = PromptServer.instance.client_id
         if text and self._node_id is not None and client_id is not None:
             PromptServer.instance.send_progress_text(self.line, self._node_id, client_id)
@@ -43,6 +53,7 @@ class Progress:
 
     def close(self, what: str) -> None:
         """Log how long the whole took."""
-        seconds, units = time.perf_counter() - self._started, self._total - self._first
-        self.line = f"{units} × {self._unit} in {seconds:.2f} s ({seconds / units:.2f} s each)"
+        seconds, units = self._last - self._started, self._done - self._first
+        each = f": the first {self.first_s:.2f} s, then {self.each_s:.2f} s each" if units > 1 else ""
+        self.line = f"{units} × {self._unit} in {seconds:.2f} s{each}"
         logger.info("%s: %s", what, self.line)
