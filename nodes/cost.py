@@ -24,9 +24,9 @@ Json = dict[str, Any]
 FPS = 24
 
 
-def told(job: Job, given_bytes: int = 0) -> Json:
-    """What a job takes of a card with ``given_bytes`` free, or of this one as it is now if that is 0."""
-    room = Room.of(given_bytes)
+def told(job: Job, given_gb: float = 0.0) -> Json:
+    """What a job takes of a card with ``given_gb`` free, or of this one as it is now if that is 0."""
+    room = Room.of(given_gb)
     sampling, decoding = _sampling(job, room), _decoding(job, room)
     fits = all(part is None or part["fits"] is not False for part in (sampling, decoding))
     device = host.transformer_device()
@@ -35,7 +35,7 @@ def told(job: Job, given_bytes: int = 0) -> Json:
         "model": {"file": job.model.file.path.name, "kind": job.model.kind},
         "memory": {
             "device": str(device),
-            "free_bytes": given_bytes or memory.available_bytes(device),
+            "free_bytes": room.decoding_bytes if room.is_given else memory.available_bytes(device),
             "is_given": room.is_given,
         },
         "fits": fits,
@@ -67,12 +67,12 @@ def _size(job: Job) -> Json:
 
 
 def _sampling(job: Job, room: Room) -> Json:
-    limit = {"limit_bytes": room.sampling_bytes, "is_all_memory": room.is_all_memory}
     try:
         plan = planning.sampling(job.model, latent_shape(job), room)
     except DoesNotFitError as error:
+        limit = {"limit_bytes": room.sampling_bytes, "is_all_memory": room.is_all_memory}
         return {"fits": False, "needed_bytes": error.needed_bytes, **limit, "text": str(error)}
-    return {"fits": True, **_sampling_values(plan), **limit, "text": plan.describe()}
+    return {"fits": True, **_sampling_values(plan), "text": plan.describe()}
 
 
 def _sampling_values(plan: SamplingPlan) -> Json:
@@ -82,6 +82,8 @@ def _sampling_values(plan: SamplingPlan) -> Json:
         "lora_bytes": plan.lora_bytes,
         "feature_bytes": plan.feature_bytes,
         "activation_bytes": plan.activation_bytes - plan.lora_bytes - plan.feature_bytes,
+        "limit_bytes": plan.free_bytes,
+        "is_all_memory": plan.is_all_memory,
         "blocks": plan.blocks,
         "resident_blocks": plan.resident_blocks,
         "streamed_bytes": plan.streamed_bytes,
@@ -95,18 +97,17 @@ def _decoding(job: Job, room: Room) -> Json | None:
         return None
     if isinstance(job.decoder, HyVideoError):
         return {"fits": None, "text": str(job.decoder), **missing(job.decoder)}
-    limit = {"limit_bytes": room.decoding_bytes}
     try:
         plan = planning.decoding(job.decoder, job.size.latent_shape, room)
     except GeometryError as error:
         needed = planning.least_decoding_bytes(job.decoder, job.size.latent_shape, room)
-        return {"fits": False, "needed_bytes": needed, **limit, "text": str(error)}
+        return {"fits": False, "needed_bytes": needed, "limit_bytes": room.decoding_bytes, "text": str(error)}
     except (HyVideoError, OSError) as error:
         # A VAE's file that is damaged or another: the run can be planned all the same.
         return {"fits": None, "text": http.words(error)}
     fits = plan.peak_bytes <= room.decoding_bytes
     needed = {} if fits else {"needed_bytes": plan.peak_bytes}
-    return {"fits": fits, **needed, **_decoding_values(plan), **limit, "text": plan.describe()}
+    return {"fits": fits, **needed, **_decoding_values(plan), "text": plan.describe()}
 
 
 def missing(error: Exception) -> Json:
@@ -120,6 +121,7 @@ def _decoding_values(plan: DecodingPlan) -> Json:
         "peak_bytes": plan.peak_bytes,
         "weights_bytes": plan.weights_bytes,
         "activation_bytes": plan.activation_bytes,
+        "limit_bytes": plan.free_bytes,
         "tile_size_px": None if tiling is None else tiling.tile_size_px,
         "tile_frames": None if tiling is None else tiling.tile_frames,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -227,12 +228,12 @@ class _Report:
 
     def __init__(self, node_id: str | None, clips: int = 1) -> None:
         self._node_id, self._clips = node_id, clips
-        self._finished = 0
+        self._started, self._finished = time.perf_counter(), 0
         self._progress: Progress | None = None
 
     def __call__(self, done: int, total: int) -> None:
         if self._progress is None:
-            self._progress = Progress(total * self._clips, "part", self._node_id)
+            self._progress = Progress(total * self._clips, "part", self._node_id, started=self._started)
         self._progress.update(self._finished + done)
         if done == total:
             self._finished += total

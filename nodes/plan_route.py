@@ -72,8 +72,8 @@ def _by_workflow(body: bytes, classes: NodeClasses) -> cost.Json:
     node = asked.get("node")
     if node is not None and not isinstance(node, str):
         raise HyVideoError(f"node is {node!r}, but must be the id of a node: text.")
-    memory_bytes = _memory_bytes(asked.get("memory_gb", 0.0))
-    return cost.told(job_of(Workflow(asked.get("prompt"), classes), node), memory_bytes)
+    memory_gb = _memory_gb(asked.get("memory_gb", 0.0))
+    return cost.told(job_of(Workflow(asked.get("prompt"), classes), node), memory_gb)
 
 
 def _by_names(query: Mapping[str, str], classes: NodeClasses) -> cost.Json:
@@ -99,9 +99,9 @@ def _by_names(query: Mapping[str, str], classes: NodeClasses) -> cost.Json:
         },
         classes,
     )
-    memory_bytes = _memory_bytes(_number("memory_gb", query.get("memory_gb", "0"), float))
+    memory_gb = _memory_gb(_number("memory_gb", query.get("memory_gb", "0"), float))
     job = replace(job_of(workflow), decoder=decoder_of(workflow, "decode", "vae" if vae else None))
-    return cost.told(job, memory_bytes)
+    return cost.told(job, memory_gb)
 
 
 def _typed(query: Mapping[str, str], inputs: Iterable[io.Input], prefix: str = "") -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _number(name: str, text: str, kind: type[int] | type[float]) -> int | float:
         raise HyVideoError(f"{name} is {text[:40]!r}, but must be a number.") from error
 
 
-def _memory_bytes(memory_gb: object) -> int:
+def _memory_gb(memory_gb: object) -> float:
     if isinstance(memory_gb, bool) or not isinstance(memory_gb, int | float):
         raise HyVideoError(f"memory_gb is {type(memory_gb).__name__}, but must be a number.")
     # NaN lies between nothing.
@@ -144,4 +144,4 @@ def _memory_bytes(memory_gb: object) -> int:
         raise HyVideoError(
             f"memory_gb is {shown(memory_gb)}, but must lie between 0 (this card now) and {MAX_MEMORY_GB:g}."
         )
-    return int(memory_gb * 1e9)
+    return memory_gb

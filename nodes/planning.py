@@ -44,10 +44,10 @@ class Room:
     is_all_memory: bool = False
 
     @classmethod
-    def of(cls, given_bytes: int = 0) -> Room:
+    def of(cls, given_gb: float = 0.0) -> Room:
         """A card with so much free, or this machine as it is now if that is 0."""
-        if given_bytes:
-            return cls(given_bytes, given_bytes, is_given=True)
+        if given_gb:
+            return cls(int(given_gb * 1e9), int(given_gb * 1e9), is_given=True)
         device = host.transformer_device()
         free = memory.available_bytes(host.vae_device())
         return cls(memory.plannable_bytes(device), free, is_all_memory=device.type == "cpu")

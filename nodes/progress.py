@@ -17,12 +17,14 @@ logger = logging.getLogger(__name__)
 class Progress:
     """A node's progress bar with the time per unit and the time left beside it."""
 
-    def __init__(self, total: int, unit: str, node_id: str | None, done: int = 0) -> None:
-        """``done`` units need not be made any more."""
+    def __init__(
+        self, total: int, unit: str, node_id: str | None, done: int = 0, *, started: float | None = None
+    ) -> None:
+        """``done`` units need not be made any more. ``started`` (``time.perf_counter``) is when the first was begun."""
         self._bar = comfy.utils.ProgressBar(total, node_id=node_id)
         self._total, self._unit, self._node_id = total, unit, node_id
         self._first, self._done = done, done
-        self._started = self._last = time.perf_counter()
+        self._started = self._last = time.perf_counter() if started is None else started
         self.first_s = 0.0
         self.line = f"{unit} {done}/{total}"
 

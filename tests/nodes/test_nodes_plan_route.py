@@ -269,6 +269,12 @@ def test_what_does_not_fit_says_what_would_and_that_is_true(by_names):
     assert at_frames(by_names, 1)["instead"] == []
 
 
+def test_a_card_without_memory_is_not_this_one(by_names):
+    answer = by_names(model=jobs.MODEL, memory_gb=1e-12, **SIZE)
+    assert answer["memory"] == {"device": "cpu", "free_bytes": 0, "is_given": True}
+    assert not answer["fits"]
+
+
 def test_what_fits_nowhere_is_offered_nothing(by_names):
     answer = at_frames(by_names, 129, memory_gb=0.1)
     assert not answer["fits"]
