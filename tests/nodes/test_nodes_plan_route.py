@@ -210,7 +210,8 @@ def steps_of_the_model(studio):
         inputs = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
         kinds = {spec[0] for spec in inputs.values()} - {"COMBO", "INT", "FLOAT", "BOOLEAN", "STRING"}
         if kinds == {"HYV_MODEL"}:
-            yield name, {field: spec[1]["default"] for field, spec in inputs.items() if "default" in spec[1]}
+            values = {field: spec[1] for field, spec in inputs.items() if field != "model"}
+            yield name, {field: each.get("default", each.get("options", [""])[0]) for field, each in values.items()}
 
 
 def test_a_plan_logs_nothing(studio, planned, place):
