@@ -53,8 +53,8 @@ class DecodingPlan:
         if self.tiling is not None:
             tiles = f"tiles of {self.tiling.tile_size_px} px and {self.tiling.tile_frames} frames"
         return (
-            f"VAE: {tiles}, predicted peak {self.peak_bytes / 1e9:.2f} GB: weights {self.weights_bytes / 1e9:.2f}, "
-            f"activations {self.activation_bytes / 1e9:.2f}"
+            f"VAE: {tiles}, predicted peak {self.peak_bytes / 1e9:.2f} GB of {max(0, self.free_bytes) / 1e9:.2f} GB "
+            f"free: weights {self.weights_bytes / 1e9:.2f}, activations {self.activation_bytes / 1e9:.2f}"
         )
 
 
@@ -174,7 +174,6 @@ def with_smaller_tiles(
     """
     smaller = tilings(config)
     smaller = smaller[smaller.index(tiling) + 1 :]
-    logger.info("VAE: planned tiles of %d px and %d frames", tiling.tile_size_px, tiling.tile_frames)
     while True:
         try:
             return work(tiling)

@@ -58,7 +58,8 @@ class SamplingPlan:
 
     ``resident_blocks`` stay on the device, the others stream ``streamed_bytes`` in every evaluation. ``attention``
     names the kernel; ``lora_bytes`` are the terms of LoRAs beside the weights (``weights.lora_bytes``), and
-    ``feature_bytes`` what features hold while the model runs (``extensions.reserved``).
+    ``feature_bytes`` what features hold while the model runs (``extensions.reserved``). With ``is_all_memory``,
+    ``free_bytes`` is all the memory of the machine, whatever else holds it now.
     """
 
     config: DiTConfig
@@ -71,6 +72,7 @@ class SamplingPlan:
     attention: str = "auto"
     lora_bytes: int = 0
     feature_bytes: int = 0
+    is_all_memory: bool = False
 
     @property
     def blocks(self) -> int:
@@ -154,7 +156,8 @@ class SamplingPlan:
         activations = self.activation_bytes - sum(beside.values())
         return (
             f"{weights}{groups}\n"
-            f"predicted peak {self.peak_bytes / 1e9:.2f} GB of {self.free_bytes / 1e9:.2f} GB free: weights "
+            f"predicted peak {self.peak_bytes / 1e9:.2f} GB of {self.free_bytes / 1e9:.2f} GB "
+            f"{'memory in all' if self.is_all_memory else 'free'}: weights "
             f"{self.weights_bytes / 1e9:.2f}{told}, activations {activations / 1e9:.2f}"
         )
 
@@ -174,15 +177,16 @@ def plan_sampling(
     attention: str = "auto",
     lora_bytes: int = 0,
     feature_bytes: int = 0,
+    is_all_memory: bool = False,
 ) -> SamplingPlan:
     """The fastest way to sample a latent [B, C, T, H, W] within ``free_bytes``; ``resident_blocks`` may be given.
 
-    ``attention``, ``lora_bytes`` and ``feature_bytes`` as in ``SamplingPlan``. Raises ``DoesNotFitError`` with the
-    least that is needed if nothing fits.
+    ``attention``, ``lora_bytes``, ``feature_bytes`` and ``is_all_memory`` as in ``SamplingPlan``. Raises
+    ``DoesNotFitError`` with the least that is needed if nothing fits.
     """
     plan = partial(SamplingPlan, config, weights, latent_shape, dtype_bytes, free_bytes)
     plans = [
-        plan(resident, groups, attention, lora_bytes, feature_bytes)
+        plan(resident, groups, attention, lora_bytes, feature_bytes, is_all_memory)
         for groups in head_groups(config)
         for resident in (range(len(weights.block_bytes) + 1) if resident_blocks is None else [resident_blocks])
     ]
@@ -191,7 +195,8 @@ def plan_sampling(
         least = min(plan.peak_bytes for plan in plans)
         held = "" if resident_blocks is None else f" with {resident_blocks} blocks on the device"
         raise DoesNotFitError(
-            f"Sampling this size takes at least {least / 1e9:.2f} GB{held}, but {free_bytes / 1e9:.2f} GB are free. "
+            f"Sampling this size takes at least {least / 1e9:.2f} GB{held}, but {free_bytes / 1e9:.2f} GB are "
+            f"{'all there is' if is_all_memory else 'free'}. "
             "Choose fewer frames, a smaller size or batch 1, or free memory that other programs hold.",
             needed_bytes=least,
         )

@@ -11,9 +11,11 @@ from hyvideo_core.decoding_plan import DecodingPlan
 from hyvideo_core.errors import DoesNotFitError, GeometryError, HyVideoError
 from hyvideo_core.types import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION, Geometry
 
-from . import host, memory, pace, planning
+from . import host, http, memory, pace, planning
 from .latent import OFFICIAL_FRAMES, OFFICIAL_SIZES_PX
+from .planning import Room
 from .wires import Job
+from .workflow import MissingFile
 
 Json = dict[str, Any]
 
@@ -21,20 +23,25 @@ Json = dict[str, Any]
 FPS = 24
 
 
-def told(job: Job, given_bytes: int = 0) -> Json:
-    """What a job takes of a card with ``given_bytes`` free, or of this one as it is now if that is 0."""
-    sampling, decoding = _sampling(job, given_bytes), _decoding(job, given_bytes)
+def told(job: Job, given_gb: float = 0.0) -> Json:
+    """What a job takes of a card with ``given_gb`` free, or of this one as it is now if that is 0."""
+    room = Room.of(given_gb)
+    sampling, decoding = _sampling(job, room), _decoding(job, room)
     fits = all(part is None or part["fits"] is not False for part in (sampling, decoding))
-    free = given_bytes or memory.plannable_bytes(host.transformer_device())
+    device = host.transformer_device()
     return {
         "size": _size(job),
         "model": {"file": job.model.file.path.name, "kind": job.model.kind},
-        "memory": {"device": str(host.transformer_device()), "free_bytes": free, "is_given": bool(given_bytes)},
+        "memory": {
+            "device": str(device),
+            "free_bytes": room.decoding_bytes if room.is_given else memory.available_bytes(device),
+            "is_given": room.is_given,
+        },
         "fits": fits,
         "sampling": sampling,
         "decoding": decoding,
-        "time": _time(job, given_bytes) if sampling["fits"] else None,
-        "instead": [] if fits else _instead(job, given_bytes),
+        "time": _time(job, room) if sampling["fits"] else None,
+        "instead": [] if fits else _instead(job, room),
     }
 
 
@@ -58,30 +65,36 @@ def _size(job: Job) -> Json:
     }
 
 
-def _sampling(job: Job, given_bytes: int) -> Json:
+def _sampling(job: Job, room: Room) -> Json:
     try:
-        plan = planning.sampling(job.model, latent_shape(job), given_bytes)
+        plan = planning.sampling(job.model, latent_shape(job), room)
     except DoesNotFitError as error:
-        return {"fits": False, "needed_bytes": error.needed_bytes, "text": str(error)}
+        limit = {"limit_bytes": room.sampling_bytes, "is_all_memory": room.is_all_memory}
+        return {"fits": False, "needed_bytes": error.needed_bytes, **limit, "text": str(error)}
     return {"fits": True, **planning.sampling_values(plan), "text": plan.describe()}
 
 
-def _decoding(job: Job, given_bytes: int) -> Json | None:
+def _decoding(job: Job, room: Room) -> Json | None:
     if job.decoder is None:
         return None
     if isinstance(job.decoder, HyVideoError):
-        return {"fits": None, "text": str(job.decoder)}
+        return {"fits": None, "text": str(job.decoder), **missing(job.decoder)}
     try:
-        plan = planning.decoding(job.decoder, job.size.latent_shape, given_bytes)
+        plan = planning.decoding(job.decoder, job.size.latent_shape, room)
     except GeometryError as error:
-        needed = planning.least_decoding_bytes(job.decoder, job.size.latent_shape)
-        return {"fits": False, "needed_bytes": needed, "text": str(error)}
+        needed = planning.least_decoding_bytes(job.decoder, job.size.latent_shape, room)
+        return {"fits": False, "needed_bytes": needed, "limit_bytes": room.decoding_bytes, "text": str(error)}
     except (HyVideoError, OSError) as error:
         # A VAE's file that is damaged or another: the run can be planned all the same.
-        return {"fits": None, "text": str(error)}
-    if plan.peak_bytes > plan.free_bytes:
-        return {"fits": False, "needed_bytes": plan.peak_bytes, "text": plan.describe()}
-    return {"fits": True, **_decoding_values(plan), "text": plan.describe()}
+        return {"fits": None, "text": http.words(error)}
+    fits = plan.peak_bytes <= room.decoding_bytes
+    needed = {} if fits else {"needed_bytes": plan.peak_bytes}
+    return {"fits": fits, **needed, **_decoding_values(plan), "text": plan.describe()}
+
+
+def missing(error: Exception) -> Json:
+    """The file that an error misses, and where it belongs; nothing for other errors."""
+    return {"missing": {"file": error.file, "folder": error.folder}} if isinstance(error, MissingFile) else {}
 
 
 def _decoding_values(plan: DecodingPlan) -> Json:
@@ -90,24 +103,26 @@ def _decoding_values(plan: DecodingPlan) -> Json:
         "peak_bytes": plan.peak_bytes,
         "weights_bytes": plan.weights_bytes,
         "activation_bytes": plan.activation_bytes,
-        "free_bytes": plan.free_bytes,
+        "limit_bytes": plan.free_bytes,
         "tile_size_px": None if tiling is None else tiling.tile_size_px,
         "tile_frames": None if tiling is None else tiling.tile_frames,
     }
 
 
-def _time(job: Job, given_bytes: int) -> Json | None:
+def _time(job: Job, room: Room) -> Json | None:
     """What runs of this session tell of the time; None where they tell nothing."""
     measured = pace.known(job.style)
-    if measured is None or given_bytes:
+    if measured is None or room.is_given:
         return None
     shape = latent_shape(job)
-    step_s = pace.expected_s(measured, planning.sampling(job.model, shape), shape, job.model)
-    if step_s is None:
+    expected = pace.expected(measured, planning.sampling(job.model, shape, room), shape, job.model)
+    if expected is None:
         return None
     return {
-        "step_s": step_s,
+        "first_step_s": expected.first_s,
+        "step_s": expected.step_s,
         "steps": job.steps,
+        "total_s": job.steps and expected.run_s(job.steps),
         "is_scaled": measured.latent_shape != shape,
         "measured_step_s": measured.step_s,
         "measured_size": _pixels(measured.latent_shape),
@@ -120,18 +135,18 @@ def _pixels(shape: tuple[int, ...]) -> list[int]:
     return [width * SPATIAL_COMPRESSION, height * SPATIAL_COMPRESSION, (frames - 1) * TEMPORAL_COMPRESSION + 1]
 
 
-def _fits(job: Job, given_bytes: int) -> bool:
-    decoding = _decoding(job, given_bytes)
-    return bool(_sampling(job, given_bytes)["fits"]) and (decoding is None or decoding["fits"] is not False)
+def _fits(job: Job, room: Room) -> bool:
+    decoding = _decoding(job, room)
+    return bool(_sampling(job, room)["fits"]) and (decoding is None or decoding["fits"] is not False)
 
 
-def _instead(job: Job, given_bytes: int) -> list[Json]:
+def _instead(job: Job, room: Room) -> list[Json]:
     """The nearest jobs that fit, each by one change: fewer frames, one clip at a time, a smaller size."""
     size = job.size
 
     def fits(**changes: int) -> bool:
         batch = changes.pop("batch_size", job.batch)
-        return _fits(replace(job, size=replace(size, **changes), batch=batch), given_bytes)
+        return _fits(replace(job, size=replace(size, **changes), batch=batch), room)
 
     found: list[Json] = []
     frames = planning.most_frames(lambda frames: fits(frames=frames), size.frames)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,7 @@ import torch
 from comfy_api.latest import io
 
 from hyvideo_core.configs import HUNYUAN_VIDEO_VAE
-from hyvideo_core.decoding_plan import choose_tiling, vae_activation_bytes, with_smaller_tiles
+from hyvideo_core.decoding_plan import choose_tiling, decoding_with, vae_activation_bytes, with_smaller_tiles
 from hyvideo_core.errors import GeometryError, NumericsError
 from hyvideo_core.extensions.seamless_loop import LEAD_FRAMES, for_decoding
 from hyvideo_core.vae import VAE, Tiling
@@ -231,12 +232,12 @@ class _Report:
 
     def __init__(self, what: str, node_id: str | None, clips: int) -> None:
         self._what, self._node_id, self._clips = what, node_id, clips
-        self._finished = 0
+        self._started, self._finished = time.perf_counter(), 0
         self._progress: Progress | None = None
 
     def __call__(self, done: int, total: int) -> None:
         if self._progress is None:
-            self._progress = Progress(total * self._clips, "part", self._node_id)
+            self._progress = Progress(total * self._clips, "part", self._node_id, started=self._started)
         self._progress.update(self._finished + done)
         if done == total:
             self._finished += total
@@ -307,7 +308,7 @@ def _with_tiles(
     # The host makes room for the original's tiles if it can; what then is free decides.
     module = _vae(handle, latent_shape, Tiling.original(HUNYUAN_VIDEO_VAE))
     weight = module.quant_conv.weight
-    tiling = choose_tiling(module.config, latent_shape, weight.dtype.itemsize, memory.free_bytes(weight.device))
+    tiling = choose_tiling(module.config, latent_shape, weight.dtype.itemsize, memory.unreserved_bytes(weight.device))
     planned = partial(_with_peak, module, latent_shape, work)
     return with_smaller_tiles(planned, module.config, tiling, memory.empty_cache)
 
@@ -321,13 +322,14 @@ def _with_peak(
     """``work`` with its predicted peak in the log before, and the measured one after, where the device counts it."""
     device, dtype = module.quant_conv.weight.device, module.quant_conv.weight.dtype
     weights = sum(weight.numel() * weight.element_size() for weight in module.parameters())
-    predicted = weights + vae_activation_bytes(latent_shape, *_tile(tiling), dtype.itemsize, module.config)
-    logger.info("VAE: predicted peak %.2f GB", predicted / 1e9)
+    free = memory.unreserved_bytes(device) + weights
+    plan = decoding_with(tiling, latent_shape, weights, dtype.itemsize, free, module.config)
+    logger.info("plan: %s", plan.describe())
     foreign = memory.watch_peak(device) - weights
     result = work(module, tiling)
     peak = memory.peak_bytes(device)
     if peak is not None:
-        logger.info("VAE: measured peak %.2f GB, predicted %.2f GB", (peak - foreign) / 1e9, predicted / 1e9)
+        logger.info("VAE: measured peak %.2f GB, predicted %.2f GB", (peak - foreign) / 1e9, plan.peak_bytes / 1e9)
     return result
 
 
@@ -336,13 +338,14 @@ def _tile(tiling: Tiling | None) -> tuple[int | None, int | None]:
     return (None, None) if tiling is None else (tiling.tile_size_px, tiling.tile_frames)
 
 
-def dtype_of(handle: VAEHandle) -> torch.dtype:
-    """What a VAE computes in."""
-    return host.dtype_of(handle.dtype, host.vae_device(), on_gpu="float16", on_cpu="float32")
+def dtype_of(choice: str, device: torch.device) -> torch.dtype:
+    """What a VAE computes in on a device, by its loader's ``dtype``."""
+    return host.dtype_of(choice, device, on_gpu="float16", on_cpu="float32")
 
 
 def _vae(handle: VAEHandle, latent_shape: tuple[int, int, int], tiling: Tiling | None) -> VAE:
-    device, dtype = host.vae_device(), dtype_of(handle)
+    device = host.vae_device()
+    dtype = dtype_of(handle.dtype, device)
     module = memory.loaded(
         "vae",
         handle,

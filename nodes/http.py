@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -28,6 +29,13 @@ def parsed(body: bytes) -> Any:
         raise HyVideoError(f"The request is not JSON ({error}).") from error
 
 
-def refused(reason: str, status: int = 400, **more: str) -> web.Response:
+def words(error: Exception) -> str:
+    """What an error says, without the folders of this machine."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{Path(error.filename).name}: {error.strerror}"
+    return str(error)
+
+
+def refused(reason: str, status: int = 400, **more: Any) -> web.Response:
     """The answer to a request that is wrong, and why."""
     return web.json_response({"error": reason, **more}, status=status)

@@ -168,7 +168,7 @@ class HostedBlocks(HostedModule):
         """Bytes a plan may use; on a CPU all there is, since mapped weights give way."""
         if self._placement is None:
             return _all_of_host()
-        return free_bytes(device) + held - int(mm.extra_reserved_memory())
+        return unreserved_bytes(device) + held
 
     def partially_unload(
         self, device_to: torch.device, memory_to_free: float = 0, force_patch_weights: bool = False
@@ -266,7 +266,7 @@ def available_bytes(device: torch.device) -> int:
     # A patcher is only weakly held, and may go while a job in another thread runs.
     loaded = [model.model for model in mm.current_loaded_models if model.device == device]
     held = sum(patcher.loaded_size() for patcher in loaded if patcher is not None)
-    return free_bytes(device) + (0 if device.type == "cpu" else held) - int(mm.extra_reserved_memory())
+    return unreserved_bytes(device) + (0 if device.type == "cpu" else held)
 
 
 def plannable_bytes(device: torch.device) -> int:
@@ -296,9 +296,9 @@ def watch_peak(device: torch.device) -> int:
     return int(torch.cuda.memory_allocated(device))
 
 
-def free_bytes(device: torch.device) -> int:
-    """What is free on a device now, the unused part of torch's own pool included."""
-    return int(mm.get_free_memory(device))
+def unreserved_bytes(device: torch.device) -> int:
+    """What is free on a device now, the unused part of torch's own pool included, less what the host keeps back."""
+    return int(mm.get_free_memory(device)) - int(mm.extra_reserved_memory())
 
 
 def empty_cache() -> None:

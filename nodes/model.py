@@ -162,11 +162,12 @@ class HyvPlan(io.ComfyNode):
         memory_gb: float,
         text_encoders: TextEncodersHandle | None = None,
     ) -> io.NodeOutput:
-        given = int(memory_gb * 1e9)
+        room = planning.Room.of(memory_gb)
         shape = tuple(latent_samples(latent, "latent").shape)
-        plans = planning.sampling(model, shape, given), planning.decoding(planning.Decoder(), shape[2:], given)
+        plans = planning.sampling(model, shape, room), planning.decoding(planning.Decoder(), shape[2:], room)
         lines = [plan.describe() for plan in plans]
         if text_encoders is not None:
-            lines.insert(0, text.placement(text_encoders, given or memory.available_bytes(host.transformer_device())))
+            free = room.decoding_bytes if room.is_given else memory.available_bytes(host.transformer_device())
+            lines.insert(0, text.placement(text_encoders, free))
         told = "\n".join(lines)
         return io.NodeOutput(told, ui=ui.PreviewText(told))

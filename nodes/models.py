@@ -35,7 +35,7 @@ for _ours, _hosts in ((TRANSFORMERS, "diffusion_models"), (TEXT_ENCODERS, "text_
 
 def files(key: str, first: tuple[str, ...] = ()) -> FileNames:
     """The host's files of a kind, after the choices ``first``."""
-    return FileNames(folder_paths.get_filename_list(key), first)
+    return FileNames(folder_paths.get_filename_list(key), first, folder=key)
 
 
 def file(key: str, choice: str) -> Path:
@@ -51,7 +51,7 @@ def transformers() -> FileNames:
         for config in (*root.glob("*/config.json"), *root.glob("*/transformer/config.json")):
             if _class_in(config) == DIFFUSERS_CLASS:
                 choices.add(config.parent.relative_to(root).as_posix())
-    return FileNames(choices)
+    return FileNames(choices, folder="diffusion_models")
 
 
 def transformer(choice: str) -> Path:

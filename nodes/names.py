@@ -14,14 +14,19 @@ def spellings(name: str) -> tuple[str, str]:
 class FileNames(list[str]):
     """Names for a list input: ``first`` and then ``names`` sorted, with folders divided by ``/`` on every system.
 
+    ``folder`` is where under ``models`` a new file would be put.
+
     The host refuses a value that is not ``in`` the list. A name with backslashes, as older workflows and other packs
     save it on Windows, is in it as well. The browser gets the list as it stands.
     """
 
-    def __init__(self, names: Iterable[str], first: Iterable[str] = (), separator: str = os.sep) -> None:
+    def __init__(
+        self, names: Iterable[str], first: Iterable[str] = (), separator: str = os.sep, *, folder: str = ""
+    ) -> None:
         # Where the separator is another, a backslash is a character like any other.
         shared = {name.replace("\\", "/") if separator == "\\" else name for name in names}
         super().__init__([*first, *sorted(shared)])
+        self.folder = folder
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and any(list.__contains__(self, spelling) for spelling in spellings(name))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Hashable, Iterator
-from contextlib import closing
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
-from statistics import fmean
 
 from hyvideo_core.extensions import (
     ContextWindows,
@@ -19,10 +16,9 @@ from hyvideo_core.extensions import (
     ScheduledPrompts,
     SlidingTileAttention,
 )
-from hyvideo_core.sample import Guidance, Step
+from hyvideo_core.sample import Guidance
 from hyvideo_core.sampling_plan import SamplingPlan
 
-from . import host
 from .handles import ModelHandle
 
 #: Features that take next to no time, and that hold what is known only while a job runs.
@@ -35,10 +31,18 @@ REMEMBERED = 16
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a step, and the latent [B, C, T, H, W] that they were measured with."""
+    """Seconds of the first step and of each later one, and the latent [B, C, T, H, W] that they were measured with.
 
+    In the first, kernels are chosen and compiled, and weights may be read. What is done between steps counts.
+    """
+
+    first_s: float
     step_s: float
     latent_shape: tuple[int, ...]
+
+    def run_s(self, steps: int) -> float:
+        """Seconds of a run of so many."""
+        return self.first_s + (steps - 1) * self.step_s
 
 
 _last: dict[Hashable, Pace] = {}
@@ -51,26 +55,12 @@ def style(model: ModelHandle, guidance: Guidance, solver: str) -> Hashable:
     return replace(model, extensions=()), features, evaluations
 
 
-def timed(steps: Iterator[Step], latent_shape: tuple[int, ...], style: Hashable) -> Iterator[Step]:
-    """The steps of a generator as they come; once all are made, their mean time is kept.
-
-    The first is left out, since kernels are chosen and compiled in it. What is done between two steps does not count.
-    """
-    times = []
-    with closing(steps):  # type: ignore[type-var]
-        while True:
-            started = time.perf_counter()
-            step = next(steps, None)
-            if step is None:
-                break
-            host.finish(step.denoised.device)
-            times.append(time.perf_counter() - started)
-            yield step
-    if len(times) > 1:
-        _last.pop(style, None)
-        _last[style] = Pace(fmean(times[1:]), latent_shape)
-        while len(_last) > REMEMBERED:
-            del _last[next(iter(_last))]
+def keep(style: Hashable, pace: Pace) -> None:
+    """Remember what a run measured."""
+    _last.pop(style, None)
+    _last[style] = pace
+    while len(_last) > REMEMBERED:
+        del _last[next(iter(_last))]
 
 
 def known(style: Hashable) -> Pace | None:
@@ -78,13 +68,17 @@ def known(style: Hashable) -> Pace | None:
     return _last.get(style)
 
 
-def expected_s(pace: Pace, plan: SamplingPlan, latent_shape: tuple[int, ...], model: ModelHandle) -> float | None:
-    """Seconds of a step of another size, scaled by the operations of the plan; None where they do not decide."""
+def expected(pace: Pace, plan: SamplingPlan, latent_shape: tuple[int, ...], model: ModelHandle) -> Pace | None:
+    """What another size would take, scaled by the operations of the plan; None where they do not decide.
+
+    What the first step took beyond the others does not go with the size.
+    """
     if pace.latent_shape == latent_shape:
-        return pace.step_s
+        return pace
     measured = replace(plan, latent_shape=pace.latent_shape)
     if any(isinstance(each, WITH_OWN_LAW) for each in model.extensions):
         return None
     if plan.streaming_shows or measured.streaming_shows:
         return None
-    return pace.step_s * plan.flops / measured.flops
+    step_s = pace.step_s * plan.flops / measured.flops
+    return Pace(step_s + max(0.0, pace.first_s - pace.step_s), step_s, latent_shape)

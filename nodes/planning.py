@@ -20,25 +20,49 @@ from hyvideo_core.vae import VAE, Tiling
 from hyvideo_core.weights import inspect_vae, parameter_count
 
 from . import decode, host, memory, transformer
-from .handles import FileVersion, ModelHandle, VAEHandle
+from .handles import FileVersion, ModelHandle
 
-#: The VAE computes in float16 on a card.
-VAE_DTYPE_BYTES = 2
 #: Tiles chosen by the plan.
 AUTO = "auto"
 #: Headers of VAEs that are read once for as long as their files stay as they are.
 KEPT_HEADERS = 4
+#: What a card that is only thought of computes as.
+CARD = torch.device("cuda")
+
+
+@dataclass(frozen=True)
+class Room:
+    """The memory that the plans of a job count on, looked up once so that they agree.
+
+    ``is_given`` if it is that of a card that is only thought of. With ``is_all_memory``, ``sampling_bytes`` is all
+    memory of the machine, since mapped weights give way; ``decoding_bytes`` is always what is free.
+    """
+
+    sampling_bytes: int
+    decoding_bytes: int
+    is_given: bool = False
+    is_all_memory: bool = False
+
+    @classmethod
+    def of(cls, given_gb: float = 0.0) -> Room:
+        """A card with so much free, or this machine as it is now if that is 0."""
+        if given_gb:
+            return cls(int(given_gb * 1e9), int(given_gb * 1e9), is_given=True)
+        device = host.transformer_device()
+        free = memory.available_bytes(host.vae_device())
+        return cls(memory.plannable_bytes(device), free, is_all_memory=device.type == "cpu")
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """How a job decodes: with which VAE (None: the published one, in float16), in which tiles.
+    """How a job decodes: with which VAE (None: the published one), computing in what, in which tiles.
 
-    ``tiling`` is what HyVideo Decode was told: ``AUTO``, tiles of its own, or None for the whole at once; ``loop`` as
-    there.
+    ``dtype`` is what HyVideo Load VAE was told. ``tiling`` is what HyVideo Decode was told: ``AUTO``, tiles of its own,
+    or None for the whole at once; ``loop`` as there.
     """
 
-    vae: VAEHandle | None = None
+    vae: FileVersion | None = None
+    dtype: str = "auto"
     tiling: Tiling | str | None = AUTO
     loop: bool = False
 
@@ -48,12 +72,9 @@ class Decoder:
         return frames + (LEAD_LATENT_FRAMES if self.loop else 0), height, width
 
 
-def sampling(model: ModelHandle, latent_shape: tuple[int, ...], given_bytes: int = 0) -> SamplingPlan:
-    """How a latent [B, C, T, H, W] would be sampled with ``given_bytes``, or with what is free now if that is 0.
-
-    Raises ``DoesNotFitError``.
-    """
-    return transformer.plan(model, latent_shape, given_bytes or memory.plannable_bytes(host.transformer_device()))
+def sampling(model: ModelHandle, latent_shape: tuple[int, ...], room: Room) -> SamplingPlan:
+    """How a latent [B, C, T, H, W] would be sampled. Raises ``DoesNotFitError``."""
+    return transformer.plan(model, latent_shape, room.sampling_bytes, is_all_memory=room.is_all_memory)
 
 
 def sampling_values(plan: SamplingPlan) -> dict[str, int | bool]:
@@ -64,7 +85,8 @@ def sampling_values(plan: SamplingPlan) -> dict[str, int | bool]:
         "lora_bytes": plan.lora_bytes,
         "feature_bytes": plan.feature_bytes,
         "activation_bytes": plan.activation_bytes - plan.lora_bytes - plan.feature_bytes,
-        "free_bytes": plan.free_bytes,
+        "limit_bytes": plan.free_bytes,
+        "is_all_memory": plan.is_all_memory,
         "blocks": plan.blocks,
         "resident_blocks": plan.resident_blocks,
         "streamed_bytes": plan.streamed_bytes,
@@ -73,13 +95,13 @@ def sampling_values(plan: SamplingPlan) -> dict[str, int | bool]:
     }
 
 
-def decoding(decoder: Decoder, latent_shape: tuple[int, int, int], given_bytes: int = 0) -> DecodingPlan:
-    """How a latent (T, H, W) would be decoded with ``given_bytes``, or with what is free now if that is 0.
+def decoding(decoder: Decoder, latent_shape: tuple[int, int, int], room: Room) -> DecodingPlan:
+    """How a latent (T, H, W) would be decoded.
 
     Raises ``GeometryError`` where tiles are to be chosen and not even the smallest fit.
     """
-    config, weights, dtype_bytes = _vae(decoder.vae)
-    free = given_bytes or memory.available_bytes(host.vae_device())
+    config, weights, dtype_bytes = _vae(decoder, room)
+    free = room.decoding_bytes
     shape = decoder.latent_shape(latent_shape)
     if decoder.tiling == AUTO:
         return plan_decoding(shape, weights, dtype_bytes, free, config)
@@ -87,9 +109,9 @@ def decoding(decoder: Decoder, latent_shape: tuple[int, int, int], given_bytes: 
     return decoding_with(decoder.tiling, shape, weights, dtype_bytes, free, config)
 
 
-def least_decoding_bytes(decoder: Decoder, latent_shape: tuple[int, int, int]) -> int:
+def least_decoding_bytes(decoder: Decoder, latent_shape: tuple[int, int, int], room: Room) -> int:
     """What decoding takes in the smallest tiles that ``AUTO`` tries."""
-    config, weights, dtype_bytes = _vae(decoder.vae)
+    config, weights, dtype_bytes = _vae(decoder, room)
     smallest = tilings(config)[-1]
     tile = smallest.tile_size_px, smallest.tile_frames
     return weights + vae_activation_bytes(decoder.latent_shape(latent_shape), *tile, dtype_bytes, config)
@@ -107,12 +129,10 @@ def most_frames(fits: Callable[[int], bool], frames: int) -> int | None:
     return None if low < 0 else low * TEMPORAL_COMPRESSION + 1
 
 
-def _vae(handle: VAEHandle | None) -> tuple[VAEConfig, int, int]:
+def _vae(decoder: Decoder, room: Room) -> tuple[VAEConfig, int, int]:
     """A VAE's configuration, the bytes of its weights, and of a number."""
-    if handle is None:
-        return HUNYUAN_VIDEO_VAE, _published_parameters() * VAE_DTYPE_BYTES, VAE_DTYPE_BYTES
-    config, parameters = _inspected(handle.file)
-    dtype_bytes = decode.dtype_of(handle).itemsize
+    config, parameters = _published() if decoder.vae is None else _inspected(decoder.vae)
+    dtype_bytes = decode.dtype_of(decoder.dtype, CARD if room.is_given else host.vae_device()).itemsize
     return config, parameters * dtype_bytes, dtype_bytes
 
 
@@ -122,6 +142,7 @@ def _inspected(file: FileVersion) -> tuple[VAEConfig, int]:
 
 
 @lru_cache(1)
-def _published_parameters() -> int:
+def _published() -> tuple[VAEConfig, int]:
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in VAE(HUNYUAN_VIDEO_VAE).parameters())
+        vae = VAE(HUNYUAN_VIDEO_VAE)
+    return HUNYUAN_VIDEO_VAE, sum(parameter.numel() for parameter in vae.parameters())

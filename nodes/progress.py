@@ -19,22 +19,24 @@ logger = logging.getLogger(__name__)
 class Standing:
     """How far a node is: units done of all, of which it has ``made`` so many itself.
 
-    Seconds of the last unit, and those left at the mean so far, once there is a unit; seconds of all that it has made,
-    and their mean, once it has ended.
+    Once there is a unit, seconds of the last one, of the first, in which kernels are chosen and compiled, the mean of
+    those after it (of it, if it is alone), and what is left at that mean; in the end, seconds of all that it has made.
     """
 
     done: int
     total: int
     made: int = 0
     last_s: float | None = None
+    first_s: float | None = None
+    each_s: float | None = None
     left_s: float | None = None
     total_s: float | None = None
-    mean_s: float | None = None
 
     def line(self, unit: str) -> str:
         """The same in words."""
         if self.total_s is not None:
-            return f"{self.made} × {unit} in {self.total_s:.2f} s ({self.mean_s:.2f} s each)"
+            each = f": the first {self.first_s:.2f} s, then {self.each_s:.2f} s each" if self.made > 1 else ""
+            return f"{self.made} × {unit} in {self.total_s:.2f} s{each}"
         if self.last_s is not None:
             return f"{unit} {self.done}/{self.total} took {self.last_s:.2f} s · {self.left_s:.0f} s left"
         return f"{unit} {self.done}/{self.total}"
@@ -43,12 +45,24 @@ class Standing:
 class Progress:
     """A node's progress bar with the time per unit and the time left beside it."""
 
-    def __init__(self, total: int, unit: str, node_id: str | None, done: int = 0, *, has_text: bool = True) -> None:
-        """``done`` units need not be made any more. Without ``has_text`` what stands beside the bar is for others."""
+    def __init__(
+        self,
+        total: int,
+        unit: str,
+        node_id: str | None,
+        done: int = 0,
+        *,
+        started: float | None = None,
+        has_text: bool = True,
+    ) -> None:
+        """``done`` units need not be made any more. ``started`` (``time.perf_counter``) is when the first was begun.
+
+        Without ``has_text`` what stands beside the bar is for others.
+        """
         self._bar = comfy.utils.ProgressBar(total, node_id=node_id)
         self._unit, self._node_id, self._has_text = unit, node_id, has_text
-        self._first = done
-        self._started = self._last = time.perf_counter()
+        self._begun_with = done
+        self._started = self._last = time.perf_counter() if started is None else started
         self.standing = Standing(done, total)
 
     def update(self, done: int, still: tuple[str, Any, int] | None = None) -> None:
@@ -56,17 +70,19 @@ class Progress:
 
         ``still`` is a format, a picture and its size in px, as the host's preview takes it.
         """
-        now, made, total = time.perf_counter(), done - self._first, self.standing.total
+        before, total = self.standing, self.standing.total
+        now, made = time.perf_counter(), done - self._begun_with
         last_s, self._last = now - self._last, now
-        self.standing = Standing(done, total, made, last_s, (now - self._started) / made * (total - done))
+        first_s = last_s if before.first_s is None else before.first_s
+        each_s = (now - self._started - first_s) / (made - 1) if made > 1 else first_s
+        self.standing = Standing(done, total, made, last_s, first_s, each_s, each_s * (total - done))
         self._send_text()
         self._bar.update_absolute(done, total, still)
         host.check_interrupt()
 
     def close(self, what: str) -> None:
         """Show and log how long the whole took."""
-        total_s = time.perf_counter() - self._started
-        self.standing = replace(self.standing, total_s=total_s, mean_s=total_s / self.standing.made)
+        self.standing = replace(self.standing, total_s=self._last - self._started)
         self._send_text()
         logger.info("%s: %s", what, self.standing.line(self._unit))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -29,7 +29,7 @@ from hyvideo_core.sample.run import made
 from hyvideo_core.sample.seams import Extension, OnBlock
 from hyvideo_core.sampling_plan import SamplingPlan, retrying
 
-from . import host, transformer
+from . import host, pace, transformer
 from .adapt import host_latent, latent_samples
 from .handles import ModelHandle
 from .progress import Progress
@@ -105,11 +105,12 @@ def run(
     *,
     what: str = "sampling",
     saved: Saved | None = None,
+    style: Hashable = None,
 ) -> torch.Tensor:
     """The latent after the last of ``steps``, the numbers of those that ``begin`` makes of a new run.
 
     ``shape`` [B, C, T, H, W] is of all that is evaluated at once. With ``saved`` the run leaves checkpoints on its way
-    and goes on from the one that is there.
+    and goes on from the one that is there; with ``style`` its times are remembered (``pace``).
     """
     hosted = transformer.loaded(model, shape)
     extensions = [
@@ -137,6 +138,9 @@ def run(
                     saved.after(step, steps)
                 watch.after(step, step.index + 1 - steps.start)
             progress.close(what)
+            standing = progress.standing
+            if style is not None and standing.made > 1:
+                pace.keep(style, pace.Pace(standing.first_s, standing.each_s, shape))
         return step.x
 
     return retrying(transformer.plan_of(hosted), attempt, logger.warning)

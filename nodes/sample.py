@@ -246,12 +246,13 @@ def sampled(
     options = {**vars(sampling), "solver": SOLVERS[sampling.solver]}
 
     shape = (len(x) * sampling.guidance.prompts_at_once, *x.shape[1:])
-    style = pace.style(model, sampling.guidance, sampling.solver)
 
     def begin(dit: DiT, extensions: Sequence[Extension], resume: Checkpoint | None) -> Iterator[Step]:
-        return pace.timed(sample(dit, x, **options, extensions=extensions, resume=resume), shape, style)
+        return sample(dit, x, **options, extensions=extensions, resume=resume)
 
     saved = None
     if checkpoint_every:
         saved = Saved(fingerprint(x, **vars(sampling), identity=identity(model)), checkpoint_every)
-    return running.run(model, shape, range(len(sampling.sigmas) - 1), begin, node_id, saved=saved)
+    style = pace.style(model, sampling.guidance, sampling.solver)
+    steps = range(len(sampling.sigmas) - 1)
+    return running.run(model, shape, steps, begin, node_id, saved=saved, style=style)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from hyvideo_core.sample.seams import Extension
 from . import models
 from .handles import CATEGORY, FileVersion, ModelHandle, with_feature
 from .length import interval, interval_inputs, model_input, model_output
-
-logger = logging.getLogger(__name__)
 
 SPEED = f"{CATEGORY}/speed"
 #: The usual settings are those of the core.
@@ -273,10 +270,7 @@ def _calibration(name: str) -> Path:
 
 def _measured(path: Path) -> tuple[float, ...]:
     """The coefficients that a calibration gives. Raises ``CheckpointError`` where it is none."""
-    pairs = noted_pairs(path)
     try:
-        found = fitted(pairs)
+        return fitted(noted_pairs(path))
     except ValueError as error:
         raise CheckpointError(f"The calibration {path.name}: {error}") from error
-    logger.info("TeaCache: %s gives the coefficients %.6g, %g, from %d changes", path.name, *found, len(pairs))
-    return found

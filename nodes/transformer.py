@@ -141,7 +141,9 @@ def _lora_bytes(loras: tuple[tuple[Lora, FileVersion], ...], config: DiTConfig, 
     return lora_bytes((lora for lora, _ in loras), config, dtype)
 
 
-def plan(handle: ModelHandle, latent_shape: tuple[int, ...], free_bytes: int) -> SamplingPlan:
+def plan(
+    handle: ModelHandle, latent_shape: tuple[int, ...], free_bytes: int, *, is_all_memory: bool = False
+) -> SamplingPlan:
     """How a latent of this shape would be sampled with so much memory. Raises ``DoesNotFitError``."""
     dtype = _dtype(handle)
     found = inspected(handle.file)
@@ -155,6 +157,7 @@ def plan(handle: ModelHandle, latent_shape: tuple[int, ...], free_bytes: int) ->
         attention=handle.attention,
         lora_bytes=_lora_bytes(_versions(handle.loras), found.config, dtype),
         feature_bytes=reserved_bytes(handle.extensions, found.config, latent_shape, dtype.itemsize),
+        is_all_memory=is_all_memory,
     )
 
 
@@ -170,7 +173,7 @@ def loaded(handle: ModelHandle, latent_shape: tuple[int, ...]) -> memory.HostedB
         size_bytes=unlimited.weights.total_bytes,
         activation_bytes=unlimited.activation_bytes,
         blocks_of=lambda dit: [*dit.double_blocks, *dit.single_blocks],
-        decide=lambda free_bytes, _: plan(handle, latent_shape, free_bytes),
+        decide=lambda bytes_, placement: plan(handle, latent_shape, bytes_, is_all_memory=placement is None),
         lock=True,
     )
     for line in plan_of(hosted).describe().splitlines():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from hyvideo_core.errors import HyVideoError
 from hyvideo_core.sample import Guidance
@@ -11,7 +12,7 @@ from hyvideo_core.types import Geometry, Interval
 from hyvideo_core.vae import Tiling
 
 from . import models
-from .handles import FileVersion, HyvModel, ModelHandle, VAEHandle
+from .handles import FileVersion, HyvModel, ModelHandle
 from .latent import size_px
 from .load import model_handle
 from .pace import style
@@ -33,8 +34,8 @@ class Job:
     """What is to be planned: one latent, the model that samples it, and how the result is decoded.
 
     ``decoder`` is None where no decoder of this pack takes the result, and an error where it cannot be known.
-    ``at_once`` is how many prompts one evaluation holds; ``steps`` None where a run's levels are wired in; ``style`` as
-    in ``pace``.
+    ``at_once`` is how many prompts one evaluation holds; ``steps`` None where another node makes them, or a run's
+    levels; ``style`` as in ``pace``.
     """
 
     model: ModelHandle
@@ -58,7 +59,8 @@ def job_of(workflow: Workflow, latent: str | None = None) -> Job:
     model = _model(workflow, user)
     if workflow.kind(user) == PLAN:
         return Job(model, size, given["batch_size"], Decoder())
-    values = workflow.values(user)
+    # No more than a plan needs: a seed, say, may be made by another node.
+    values = workflow.values(user, "cfg", "cfg_start", "cfg_end", "batched_cfg", "solver")
     guidance = Guidance(
         cfg=values["cfg"],
         interval=Interval(values.get("cfg_start", 0.0), values.get("cfg_end", 1.0)),
@@ -70,9 +72,15 @@ def job_of(workflow: Workflow, latent: str | None = None) -> Job:
         given["batch_size"],
         _decoder(workflow, user),
         guidance.prompts_at_once,
-        None if "sigmas" in workflow.inputs(user) else values["steps"],
+        _steps(workflow, user),
         style(model, guidance, values.get("solver", "euler")),
     )
+
+
+def _steps(workflow: Workflow, sampler: str) -> int | None:
+    if "sigmas" in workflow.inputs(sampler) or not workflow.is_known(sampler, "steps"):
+        return None
+    return workflow.values(sampler, "steps")["steps"]
 
 
 def _latent(workflow: Workflow, name: str | None) -> str:
@@ -128,7 +136,7 @@ def _model(workflow: Workflow, user: str) -> ModelHandle:
     model = model_handle(**workflow.values(name))
     for name in reversed(list(chain)[1:]):
         node = workflow.node_class(name)
-        if node is not None and workflow.is_plain(name, beside="model"):
+        if node is not None and not workflow.takes_more(name, beside="model"):
             (model,) = node.execute(model=model, **workflow.values(name)).args
     return model
 
@@ -144,18 +152,23 @@ def _decoder(workflow: Workflow, sampler: str) -> Decoder | HyVideoError | None:
     name = next((name for name, field in followed if field == "latent" and workflow.kind(name) in DECODERS), None)
     if name is None:
         return None
+    vae = workflow.source(name, "vae")
+    if vae is None or workflow.kind(vae) != VAE_LOADER:
+        return Unconnected(f"{workflow.called(name)}: no VAE is connected. Connect HyVideo Load VAE.")
     try:
-        return Decoder(_vae(workflow, name), _tiling(workflow, name), workflow.values(name).get("loop", False))
+        return decoder_of(workflow, name, vae)
     except HyVideoError as error:
         return error
 
 
-def _vae(workflow: Workflow, decoder: str) -> VAEHandle:
-    source = workflow.source(decoder, "vae")
-    if source is None or workflow.kind(source) != VAE_LOADER:
-        raise Unconnected(f"{workflow.called(decoder)}: no VAE is connected. Connect HyVideo Load VAE.")
-    values = workflow.values(source)
-    return VAEHandle(FileVersion.of(models.file("vae", values["vae"])), values["dtype"])
+def decoder_of(workflow: Workflow, decoder: str, vae: str | None) -> Decoder:
+    """How a HyVideo Decode decodes with the VAE of a loader, or with the published one. Raises ``HyVideoError``."""
+    chosen: dict[str, Any] = {}
+    if vae is not None:
+        values = workflow.values(vae)
+        chosen = {"vae": FileVersion.of(models.file("vae", values["vae"])), "dtype": values["dtype"]}
+    loop = workflow.values(decoder, "loop").get("loop", False)
+    return Decoder(**chosen, tiling=_tiling(workflow, decoder), loop=loop)
 
 
 def _tiling(workflow: Workflow, decoder: str) -> Tiling | str | None:

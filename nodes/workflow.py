@@ -14,6 +14,8 @@ from comfy_api.latest import io
 
 from hyvideo_core.errors import HyVideoError
 
+from .names import FileNames
+
 #: The host's nodes that hold one value, under this name.
 PRIMITIVES, PRIMITIVE_VALUE = ("PrimitiveInt", "PrimitiveFloat", "PrimitiveString", "PrimitiveBoolean"), "value"
 #: Types of inputs with a value of their own, and what Python calls those.
@@ -22,6 +24,17 @@ PLAIN = {io.Int.Input: (int,), io.Float.Input: (int, float), io.Boolean.Input: (
 SHOWN = 80
 
 NodeClasses = Mapping[str, type[io.ComfyNode]]
+
+
+class MissingFile(HyVideoError):
+    """A node's file is not there: ``file`` by its name, and the ``folder`` of models that it belongs into."""
+
+    def __init__(self, where: str, file: str, folder: str) -> None:
+        super().__init__(
+            f"{where} is {shown(file)}, which is not in its list. Put the file into models/{folder} and press R to "
+            "refresh the lists, or choose another."
+        )
+        self.file, self.folder = file[:SHOWN], folder
 
 
 class Workflow:
@@ -78,17 +91,29 @@ class Workflow:
         """The nodes that take a node's first output, and their inputs that do."""
         return self._takers.get(source, ())
 
-    def is_plain(self, name: str, *, beside: str) -> bool:
-        """Whether a node can be read without running another: no input but ``beside`` is wired to more than a value."""
-        return not any(is_link(self._value(value)) for field, value in self.inputs(name).items() if field != beside)
+    def is_known(self, name: str, field: str) -> bool:
+        """Whether an input has its value before anything runs."""
+        return not is_link(self._value(self.inputs(name).get(field)))
 
-    def values(self, name: str) -> dict[str, Any]:
-        """A node's plain inputs, checked as its schema says; those that it may do without only where they are given."""
+    def takes_more(self, name: str, *, beside: str) -> bool:
+        """Whether an input other than ``beside`` is wired that takes what has no plain value, such as an image."""
+        plain = {each.id for each in self._plain_inputs(name)}
+        return any(is_link(value) for field, value in self.inputs(name).items() if field not in {*plain, beside})
+
+    def values(self, name: str, *fields: str) -> dict[str, Any]:
+        """A node's plain inputs, or only those named, checked as its schema says.
+
+        Those that the node may do without only where they are given.
+        """
         return {
             each.id: self._checked(name, each, each.id)
-            for each in self._classes[self.kind(name)].define_schema().inputs
-            if isinstance(each, (*PLAIN, io.Combo.Input)) and (not each.optional or each.id in self.inputs(name))
+            for each in self._plain_inputs(name)
+            if (not fields or each.id in fields) and (not each.optional or each.id in self.inputs(name))
         }
+
+    def _plain_inputs(self, name: str) -> list[io.Input]:
+        inputs = self._classes[self.kind(name)].define_schema().inputs
+        return [each for each in inputs if isinstance(each, (*PLAIN, io.Combo.Input))]
 
     def choice(self, name: str, field: str) -> dict[str, Any] | None:
         """A dynamic choice with its own inputs, checked, as the node is given it; None for one that is not known."""
@@ -108,12 +133,7 @@ class Workflow:
         if is_link(value):
             raise HyVideoError(f"{where} is wired to a node and known only when that has run. Give it a value.")
         if isinstance(field, io.Combo.Input):
-            if value not in field.options:
-                raise HyVideoError(
-                    f"{where} is {shown(value)}, which is not in its list. If it is a file, put it into its folder and "
-                    "press R to refresh the lists; else choose another."
-                )
-            return value
+            return _of_list(where, value, field.options)
         types = next(types for kind, types in PLAIN.items() if isinstance(field, kind))
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             raise HyVideoError(f"{where} is {shown(value)}, but must be of type {field.get_io_type()}.")
@@ -131,6 +151,14 @@ class Workflow:
                 break
             value = self.inputs(str(value[0])).get(PRIMITIVE_VALUE)
         return value
+
+
+def _of_list(where: str, value: Any, options: Sequence[str]) -> str:
+    if isinstance(value, str) and value in options:
+        return value
+    if isinstance(value, str) and isinstance(options, FileNames):
+        raise MissingFile(where, value, options.folder)
+    raise HyVideoError(f"{where} is {shown(value)}, which is not in its list. Choose another.")
 
 
 def is_link(value: Any) -> bool:

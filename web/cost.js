@@ -16,31 +16,33 @@ export function duration(seconds, say) {
 
 /** The lines that tell of a plan (the answer of /hyvideo/plan). */
 export function costLines(plan, say) {
-  const isCpu = plan.memory.device === "cpu" && !plan.memory.is_given;
-  const where = ofWhat(isCpu, say);
-  const lines = [samplingLine(plan, isCpu, where, say), decodingLine(plan, where, say)];
+  const lines = [samplingLine(plan, say), decodingLine(plan, say)];
   if (!plan.fits && !plan.instead.length) lines.push(say("nothingFits"));
   if (plan.sampling.fits) lines.push(timeLine(plan, say));
   return lines;
 }
 
-function ofWhat(isCpu, say) {
-  return say(isCpu ? "ofHost" : "free");
+/** What a file's place has to be for a plan, in words. */
+export function missingText({ file, folder }, say) {
+  return say("missing", { file, folder: `models/${folder}` });
 }
 
-function samplingLine({ sampling, memory }, isCpu, where, say) {
+function samplingLine({ sampling, memory }, say) {
   if (!sampling.fits) {
-    const free = gigabytes(memory.free_bytes);
-    return say("samplingTooBig", { needed: gigabytes(sampling.needed_bytes), free, where });
+    return say("samplingTooBig", { needed: gigabytes(sampling.needed_bytes), ...roomOf(sampling, say) });
   }
-  return plannedSampling(sampling, isCpu, say);
+  return plannedSampling(sampling, memory.device === "cpu" && !memory.is_given, say);
+}
+
+/** On a CPU mapped weights give way, so that what is free now says little. */
+function roomOf({ limit_bytes, is_all_memory }, say) {
+  return { free: gigabytes(limit_bytes), where: say(is_all_memory ? "allMemory" : "free") };
 }
 
 /** The line that tells of a plan of sampling that fits (`sampling` of /hyvideo/plan and of a run's progress). */
 export function plannedSampling(sampling, isCpu, say) {
-  const [peak, free] = [gigabytes(sampling.peak_bytes), gigabytes(sampling.free_bytes)];
   const told = [
-    say("sampling", { peak, free, where: ofWhat(isCpu, say) }),
+    say("sampling", { peak: gigabytes(sampling.peak_bytes), ...roomOf(sampling, say) }),
     blocks(sampling, isCpu, say),
   ];
   if (sampling.head_groups > 1) told.push(say("groups", { groups: sampling.head_groups }));
@@ -57,29 +59,29 @@ function blocks({ blocks, resident_blocks, streamed_bytes, streaming_shows }, is
   return `${streamed} · ${say(streaming_shows ? "shows" : "hidden")}`;
 }
 
-function decodingLine({ decoding, memory }, where, say) {
+function decodingLine({ decoding }, say) {
   if (!decoding) return say("otherDecoder");
-  if (decoding.fits === null) return say("decodingUnknown", { error: decoding.text });
-  if (!decoding.fits) {
-    const free = gigabytes(decoding.free_bytes ?? memory.free_bytes);
-    return say("decodingTooBig", { needed: gigabytes(decoding.needed_bytes), free, where });
+  if (decoding.fits === null) {
+    const error = decoding.missing ? missingText(decoding.missing, say) : decoding.text;
+    return say("decodingUnknown", { error });
   }
+  const room = { free: gigabytes(decoding.limit_bytes), where: say("free") };
+  if (!decoding.fits) return say("decodingTooBig", { needed: gigabytes(decoding.needed_bytes), ...room });
   const tiles = decoding.tile_size_px
     ? say("tiles", { px: decoding.tile_size_px, frames: decoding.tile_frames })
     : say("whole");
-  return say("decoding", { peak: gigabytes(decoding.peak_bytes), free: gigabytes(decoding.free_bytes), where, tiles });
+  return say("decoding", { peak: gigabytes(decoding.peak_bytes), ...room, tiles });
 }
 
 function timeLine({ time }, say) {
   if (!time) return say("timeUnknown");
-  const total = time.steps
-    ? say("total", { time: duration(time.step_s * time.steps, say), steps: time.steps })
-    : "";
-  const step = duration(time.step_s, say);
-  if (!time.is_scaled) return say("time", { step, total });
+  const total = time.steps ? say("total", { time: duration(time.total_s, say), steps: time.steps }) : "";
+  const [step, firstStep] = [duration(time.step_s, say), duration(time.first_step_s, say)];
+  const first = firstStep === step ? "" : say("first", { first: firstStep });
+  if (!time.is_scaled) return say("time", { step, first, total });
   const [width, height, frames] = time.measured_size;
   const size = say("clip", { width, height, frames });
-  return say("timeScaled", { step, total, measured: duration(time.measured_step_s, say), size });
+  return say("timeScaled", { step, first, total, measured: duration(time.measured_step_s, say), size });
 }
 
 /** What to offer in place of a job that does not fit: a text, and the changes that it stands for. */

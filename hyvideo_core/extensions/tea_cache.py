@@ -12,6 +12,7 @@ input of the step before is made again from its latent instead of being kept.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ from hyvideo_core.model.blocks import Stream
 from hyvideo_core.model.dit import DiT, RunBlocks
 from hyvideo_core.model.layers import modulated_norm
 from hyvideo_core.sample.seams import Run
+
+logger = logging.getLogger(__name__)
 
 #: Change of the first block's input → change of the blocks' result, the highest power first. For HunyuanVideo.
 HUNYUAN_VIDEO_COEFFICIENTS = (7.33226126e02, -4.01131952e02, 6.75869174e01, -3.14987800e00, 9.61237896e-02)
@@ -86,7 +89,9 @@ class TeaCache(StepCache):
         return (branches * turns - 1) * residual_bytes(config, latent_shape, dtype_bytes)
 
     def start(self, run: Run) -> CacheState[TeaSlot]:
-        """Empty slots."""
+        """Empty slots; coefficients of a calibration are logged."""
+        if self.coefficients != HUNYUAN_VIDEO_COEFFICIENTS:
+            logger.info("TeaCache: the coefficients are %s", ", ".join(f"{each:.6g}" for each in self.coefficients))
         return CacheState(run, TeaSlot)
 
     def wrap_blocks(self, inner: RunBlocks, state: CacheState[TeaSlot]) -> RunBlocks:

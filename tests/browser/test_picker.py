@@ -56,7 +56,37 @@ def test_the_cost_is_told_before_the_job_is_queued(page):
 def test_a_file_that_is_missing_is_named_where_the_cost_would_be(page):
     _, picker = open_picker(page, "hyvideo_t2v")
     missing = "hunyuan_video_t2v_720p_bf16.safetensors"
-    expect(picker.get_by_test_id("hyv-picker-cost")).to_contain_text(missing, timeout=ANSWER_MS)
+    told = f"{missing} is not in models/diffusion_models. Put it there"
+    expect(picker.get_by_test_id("hyv-picker-cost")).to_contain_text(told, timeout=ANSWER_MS)
+
+
+#: The next plan that is asked for comes when `release` is called.
+LATE = """() => {
+    const { api } = app;
+    const { fetchApi } = api;
+    api.fetchApi = async (path, ...rest) => {
+        if (!path.startsWith('/hyvideo/plan')) return fetchApi.call(api, path, ...rest);
+        api.fetchApi = fetchApi;
+        await new Promise((release) => { window.release = release; });
+        return Response.json({ code: 'unconnected' });
+    };
+}"""
+
+
+@pytest.mark.where(newest=True)
+def test_an_answer_that_comes_late_does_not_replace_a_newer_one(page):
+    node, picker = open_picker(page)
+    cost = picker.get_by_test_id("hyv-picker-cost")
+    expect(cost).to_have_attribute("data-state", "fits", timeout=ANSWER_MS)
+    page.page.evaluate(LATE)
+    page.set(node, {"batch_size": 2})
+    page.page.wait_for_function("() => window.release")
+    assert cost.get_attribute("data-state") == "asking"
+    page.set(node, {"batch_size": 3})
+    expect(cost).to_have_attribute("data-state", "fits", timeout=ANSWER_MS)
+    page.page.evaluate("() => window.release()")
+    page.settle()
+    assert cost.get_attribute("data-state") == "fits"
 
 
 #: A node of another pack whose widget must be asked by nobody but a job that starts.

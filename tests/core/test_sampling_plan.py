@@ -194,6 +194,13 @@ def test_with_room_for_all_nothing_streams() -> None:
     assert "all 60 blocks on the device" in plan.describe()
 
 
+def test_all_memory_of_a_machine_is_not_called_free() -> None:
+    assert "of 40.00 GB free: weights" in planned(BF16, HD, 40).describe()
+    assert "of 40.00 GB memory in all: weights" in planned(BF16, HD, 40, is_all_memory=True).describe()
+    with pytest.raises(DoesNotFitError, match=r"but 1\.00 GB are all there is\."):
+        planned(BF16, HD, 1, is_all_memory=True)
+
+
 def test_streaming_is_told_to_show_for_an_image_and_not_for_a_long_video() -> None:
     assert "will show in the time of a step" in planned(BF16, IMAGE, 8).describe()
     assert "behind the computation" in planned(BF16, HD, 8).describe()

@@ -63,7 +63,7 @@ def run(decode: Any, monkeypatch: pytest.MonkeyPatch, choice: dict[str, Any], co
         return FOREIGN_BYTES + MEASURED_BYTES if counted else None
 
     decode.host.dtype_of.return_value = torch.float32
-    decode.memory.loaded.return_value, decode.memory.free_bytes.return_value = vae, 2**40
+    decode.memory.loaded.return_value, decode.memory.unreserved_bytes.return_value = vae, 2**40
     decode.memory.watch_peak, decode.memory.peak_bytes = watch_peak, peak_bytes
     monkeypatch.setattr(decode, "parameter_count", lambda path: 0)
     assert decode._with_tiles(MagicMock(), LATENT, choice, lambda *_: order.append("worked") or "result") == "result"
@@ -87,4 +87,7 @@ def test_the_peak_is_logged_before_and_where_it_is_counted_after(
     predicted = (weights + vae_activation_bytes(LATENT, *tile, 4, CONFIG)) / 1e9
     messages = [message for message in caplog.messages if "peak" in message]
     measured = [f"VAE: measured peak 1.50 GB, predicted {predicted:.2f} GB"] if counted else []
-    assert messages == [f"VAE: predicted peak {predicted:.2f} GB", *measured]
+    planned, *after = messages
+    assert planned.startswith("plan: VAE: ")
+    assert f"predicted peak {predicted:.2f} GB of {(2**40 + weights) / 1e9:.2f} GB free" in planned
+    assert after == measured

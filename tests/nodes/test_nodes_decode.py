@@ -38,7 +38,7 @@ def test_planned_tiles_are_the_originals_where_they_fit_and_said_in_the_log(stud
         **{f"decode.tiling.{name}": None for name in ("tile_size", "tile_frames", "overlap")},
     }
     assert np.array_equal(studio.images(auto), studio.images())
-    assert "planned tiles of 256 px and 64 frames" in studio.server.log.read_text()
+    assert "plan: VAE: tiles of 256 px and 64 frames" in studio.server.log.read_text()
 
 
 def test_planned_tiles_are_the_default(studio):

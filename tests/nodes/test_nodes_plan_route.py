@@ -7,10 +7,11 @@ import re
 import urllib.parse
 
 import jobs
+import psutil
 import pytest
+import torch
 
 from tools.client import ComfyError
-from tools.tensor_file import write as write_tensors
 
 PATH = "/hyvideo/plan"
 #: Large enough for the second prompt to show in the two digits of the log.
@@ -23,6 +24,10 @@ BOTH_PROMPTS = {
     "sampler.negative": ["prompt", 1],
     "sampler.batched_cfg": True,
 }
+#: Of rank 8, for one layer of the toy model.
+LAYER = "transformer.double_blocks.1.img_attn_qkv"
+LORA = {f"{LAYER}.lora_A.weight": torch.zeros(8, 256), f"{LAYER}.lora_B.weight": torch.zeros(768, 8)}
+TILES = ("tile_size", "tile_frames", "overlap")
 SIZE = {"width": jobs.WIDTH_PX, "height": jobs.HEIGHT_PX, "frames": jobs.FRAMES}
 
 
@@ -142,11 +147,83 @@ def test_what_the_model_went_through_counts_as_in_the_sampler(studio, planned, k
 )
 def test_the_peak_of_decoding_is_the_one_that_the_decoder_logs(studio, planned, tiles):
     if tiles["decode.tiling" if "decode.tiling" in tiles else "decode.loop"] == "whole":
-        tiles = tiles | {f"decode.tiling.{name}": None for name in ("tile_size", "tile_frames", "overlap")}
+        tiles = tiles | {f"decode.tiling.{name}": None for name in TILES}
     job = video({"sampler.seed": next(studio.unused_seeds), **tiles})
     told = planned(job)["decoding"]["peak_bytes"]
     studio.run(job)
-    assert logged(studio, "VAE: predicted peak")[-1].endswith(f"predicted peak {told / 1e9:.2f} GB")
+    assert f"predicted peak {told / 1e9:.2f} GB of" in logged(studio, "plan: VAE: ")[-1]
+
+
+@pytest.mark.parametrize(
+    "tiles",
+    [
+        {},
+        {"vae_dtype": "float32"},
+        {"tiling": "whole"},
+        {"tiling": "tiled", "tiling.tile_size": 64, "tiling.tile_frames": 8, "tiling.overlap": 0.5},
+        {"loop": "true"},
+    ],
+    ids=["the loader's defaults", "another dtype", "whole", "tiles", "a loop"],
+)
+def test_names_plan_decoding_as_a_workflow_does(planned, by_names, tiles):
+    changes = {"decode.tiling": "auto", **{f"decode.tiling.{name}": None for name in TILES}}
+    changes |= {"vae.dtype" if name == "vae_dtype" else f"decode.{name}": value for name, value in tiles.items()}
+    if "loop" in tiles:
+        changes["decode.loop"] = True
+    told = by_names(model=jobs.MODEL, vae=jobs.VAE, memory_gb=24, **SIZE, **tiles)["decoding"]
+    assert told == planned(video(changes), memory_gb=24)["decoding"]
+    published = by_names(model=jobs.MODEL, memory_gb=24, **SIZE)["decoding"]
+    assert told["weights_bytes"] < published["weights_bytes"]
+
+
+def test_names_may_tile_the_published_vae(by_names):
+    def peak(**tiles):
+        return by_names(model=jobs.MODEL, memory_gb=24, width=960, height=544, frames=129, **tiles)["decoding"]
+
+    assert peak(tiling="whole")["peak_bytes"] > peak()["peak_bytes"] > 0.49e9
+    assert peak(tiling="whole")["tile_size_px"] is None
+    assert not peak(tiling="whole")["fits"]
+
+
+def test_on_a_cpu_sampling_may_take_all_memory_and_decoding_what_is_free(studio, planned, by_names):
+    answer = planned(video())
+    assert answer["sampling"]["limit_bytes"] == psutil.virtual_memory().total
+    assert "GB memory in all: weights" in answer["sampling"]["text"]
+    assert answer["decoding"]["limit_bytes"] < answer["sampling"]["limit_bytes"]
+    assert "GB free: weights" in answer["decoding"]["text"]
+    assert answer["memory"]["free_bytes"] < answer["sampling"]["limit_bytes"]
+    given = by_names(model=jobs.MODEL, memory_gb=24, **SIZE)
+    assert {part["limit_bytes"] for part in (given["sampling"], given["decoding"])} == {24e9}
+    assert "of 24.00 GB free" in given["sampling"]["text"]
+
+
+def test_the_published_vae_computes_here_as_it_would_when_it_runs(by_names):
+    here, on_a_card = (by_names(model=jobs.MODEL, memory_gb=gb, **SIZE)["decoding"] for gb in (0, 24))
+    assert here["weights_bytes"] == 2 * on_a_card["weights_bytes"]
+
+
+def steps_of_the_model(studio):
+    """The nodes that a model goes through and that take nothing else but values, with their defaults."""
+    for name, node in studio.client.object_info().items():
+        if node["output"] != ["HYV_MODEL"]:
+            continue
+        inputs = {**node["input"].get("required", {}), **node["input"].get("optional", {})}
+        kinds = {spec[0] for spec in inputs.values()} - {"COMBO", "INT", "FLOAT", "BOOLEAN", "STRING"}
+        if kinds == {"HYV_MODEL"}:
+            values = {field: spec[1] for field, spec in inputs.items() if field != "model"}
+            yield name, {field: each.get("default", each.get("options", [""])[0]) for field, each in values.items()}
+
+
+def test_a_plan_logs_nothing(studio, planned, place):
+    place("loras/counted.safetensors", LORA)
+    place("hyvideo_teacache/measured.txt", b"0.5 0.25\n0.5 0.25\n")
+    own = {"HyvLora": {"lora": "counted.safetensors"}, "HyvTeaCache": {"coefficients": "measured.txt"}}
+    before = studio.server.log.read_text("utf-8", "replace")
+    found = dict(steps_of_the_model(studio))
+    assert own.keys() < found.keys()
+    for name, defaults in found.items():
+        assert planned(with_model_node(name, **defaults | own.get(name, {})))["fits"], name
+        assert studio.server.log.read_text("utf-8", "replace") == before, name
 
 
 def test_nothing_is_loaded_for_a_plan(studio, planned):
@@ -157,19 +234,8 @@ def test_nothing_is_loaded_for_a_plan(studio, planned):
 
 
 def test_a_lora_counts_with_its_strength(planned, place):
-    import torch
-
-    layer = "double_blocks.1.img_attn_qkv"
-    file = place("loras/counted.safetensors", b"")
-    write_tensors(
-        file,
-        {
-            f"transformer.{layer}.lora_A.weight": torch.zeros(8, 256),
-            f"transformer.{layer}.lora_B.weight": torch.zeros(768, 8),
-        },
-        {},
-    )
-    job = with_model_node("HyvLora", lora=file.name, strength=1.0)
+    place("loras/counted.safetensors", LORA)
+    job = with_model_node("HyvLora", lora="counted.safetensors", strength=1.0)
     assert planned(job)["sampling"]["lora_bytes"] == 2 * 8 * (256 + 768)
     assert planned(jobs.changed(job, {"extra.strength": 0.0}))["sampling"]["lora_bytes"] == 0
 
@@ -204,6 +270,12 @@ def test_what_does_not_fit_says_what_would_and_that_is_true(by_names):
     assert at_frames(by_names, 1)["instead"] == []
 
 
+def test_a_card_without_memory_is_not_this_one(by_names):
+    answer = by_names(model=jobs.MODEL, memory_gb=1e-12, **SIZE)
+    assert answer["memory"] == {"device": "cpu", "free_bytes": 0, "is_given": True}
+    assert not answer["fits"]
+
+
 def test_what_fits_nowhere_is_offered_nothing(by_names):
     answer = at_frames(by_names, 129, memory_gb=0.1)
     assert not answer["fits"]
@@ -228,6 +300,16 @@ def test_time_is_told_only_once_a_run_has_measured_it(studio, planned):
     assert larger["measured_size"] == [jobs.WIDTH_PX, jobs.HEIGHT_PX, jobs.FRAMES]
     assert larger["step_s"] > larger["measured_step_s"] == time["step_s"]
     assert larger["steps"] == 7
+    assert larger["first_step_s"] >= larger["step_s"]
+
+
+def test_the_time_is_the_one_that_the_sampler_logs(studio, planned):
+    job = jobs.text_to_latent({"sampler.seed": next(studio.unused_seeds), "sampler.steps": 3})
+    studio.run(job)
+    time = planned(job)["time"]
+    told = logged(studio, "sampling: 3 × step in ")[-1].split("sampling: ")[1]
+    first, each = time["first_step_s"], time["step_s"]
+    assert told == f"3 × step in {time['total_s']:.2f} s: the first {first:.2f} s, then {each:.2f} s each"
 
 
 @pytest.mark.parametrize(
@@ -261,6 +343,18 @@ def test_wires_are_followed_through_other_nodes(planned):
     assert planned(job)["size"]["frames"] == 17
 
 
+def test_values_that_no_plan_needs_may_come_from_anywhere(planned):
+    job = jobs.text_to_latent()
+    job["number"] = jobs.node("AnotherPacksNumber", value=1)
+    assert planned(jobs.changed(job, {"sampler.seed": ["number", 0], "sampler.steps": ["number", 0]}))["fits"]
+
+
+def test_a_value_that_a_plan_needs_must_be_known(refusal):
+    job = with_model_node("HyvMemory", resident_blocks=["number", 0])
+    job["number"] = jobs.node("AnotherPacksNumber", value=1)
+    assert "resident_blocks is wired to a node and known only when that has run" in refusal({"prompt": job})
+
+
 def test_a_node_that_needs_an_image_is_passed_over(planned):
     plain = planned(jobs.text_to_latent({"model.kind": jobs.TOKEN_REPLACE}))["sampling"]
     assert planned(jobs.image_to_latent())["sampling"] == plain
@@ -283,6 +377,7 @@ def test_a_missing_vae_does_not_hide_the_plan_of_sampling(planned):
     assert answer["sampling"]["fits"]
     assert answer["decoding"]["fits"] is None
     assert "absent.safetensors" in answer["decoding"]["text"]
+    assert answer["decoding"]["missing"] == {"file": "absent.safetensors", "folder": "vae"}
     assert answer["fits"]
 
 
@@ -358,7 +453,8 @@ def test_a_bad_request_is_refused_with_the_reason(refusal, body, words):
 
 def test_pages_may_ask_for_refusals_that_are_no_fault_of_theirs(studio):
     answer = studio.client.post(f"{PATH}?refusals=200", {"prompt": jobs.text_to_latent({"model.model": "absent"})})
-    assert "not in its list" in answer["error"]
+    assert "not in its list. Put the file into models/diffusion_models" in answer["error"]
+    assert answer["missing"] == {"file": "absent", "folder": "diffusion_models"}
     assert "fits" not in answer
 
 
@@ -377,6 +473,14 @@ def test_a_request_of_many_megabytes_is_refused_unread(refusal):
         ({"model": jobs.MODEL, **SIZE, "frames": "9" * 5000}, "must be a number"),
         ({"model": jobs.MODEL, **SIZE, "resident_blocks": 900}, "this model has 6 blocks"),
         ({"model": jobs.MODEL, **SIZE, "colour": "blue"}, "colour is not known"),
+        ({"model": jobs.MODEL, **SIZE, "compile_blocks": "1"}, "compile_blocks is '1', but must be true or false"),
+        ({"model": jobs.MODEL, **SIZE, "vae": "absent.safetensors"}, "models/vae"),
+        ({"model": jobs.MODEL, **SIZE, "vae_dtype": "float16"}, "vae_dtype is not known"),
+        ({"model": jobs.MODEL, **SIZE, "vae": jobs.VAE, "vae_dtype": "float8"}, "dtype is 'float8'"),
+        ({"model": jobs.MODEL, **SIZE, "tiling": "none"}, "tiling must be auto, tiled or whole"),
+        ({"model": jobs.MODEL, **SIZE, "tiling.tile_size": 64}, "tiling.tile_size is not known"),
+        ({"model": jobs.MODEL, **SIZE, "tiling": "tiled", "tiling.tile_size": 1}, "must lie between 64 and 2048"),
+        ({"model": jobs.MODEL, **SIZE, "tiling": "tiled", "tiling.tile_size": 68}, "must be a positive multiple of 8"),
         ({"model": jobs.MODEL, **SIZE, "memory_gb": "nan"}, "memory_gb is nan"),
     ],
 )

@@ -28,7 +28,7 @@ Json = dict[str, Any]
 STILL, TEXT = 1, 3
 STEPS = 4
 #: What is told of the time of steps, in seconds.
-TIMES = ("last_s", "left_s", "total_s", "mean_s")
+TIMES = ("last_s", "first_s", "each_s", "left_s", "total_s")
 #: What the server may still send a client when its job has ended.
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
@@ -159,7 +159,9 @@ def test_the_panel_tells_steps_times_plan_peak_and_method(studio, with_panel):
         assert (steps["left_s"] > 0) == (number < STEPS)
         assert each["sampling"]["resident_blocks"] == each["sampling"]["blocks"]
     last = told[-1]
-    assert last["steps"]["mean_s"] == last["steps"]["total_s"] / STEPS
+    steps = last["steps"]
+    assert steps["first_s"] == told[1]["steps"]["last_s"]
+    assert steps["total_s"] == pytest.approx(steps["first_s"] + (STEPS - 1) * steps["each_s"])
     assert (last["device"], last["measured_peak_bytes"]) == ("cpu", None)
     assert (last["preview"]["method"], last["preview"]["frames"]) == ("latent-to-RGB", 5)
     assert 1 <= last["preview"]["step"] <= STEPS
@@ -181,8 +183,10 @@ def test_the_log_has_the_numbers_of_the_panel(studio, with_panel):
     last = with_panel.run(job(studio)).of("hyvideo.progress")[-1]
     said = studio.server.log.read_text("utf-8", errors="replace")[before:]
     steps, plan = last["steps"], last["sampling"]
-    assert f"sampling: {STEPS} × step in {steps['total_s']:.2f} s ({steps['mean_s']:.2f} s each)" in said
-    assert f"predicted peak {plan['peak_bytes'] / 1e9:.2f} GB of {plan['free_bytes'] / 1e9:.2f} GB free" in said
+    each = f"the first {steps['first_s']:.2f} s, then {steps['each_s']:.2f} s each"
+    assert f"sampling: {STEPS} × step in {steps['total_s']:.2f} s: {each}" in said
+    room = f"{plan['limit_bytes'] / 1e9:.2f} GB {'memory in all' if plan['is_all_memory'] else 'free'}"
+    assert f"predicted peak {plan['peak_bytes'] / 1e9:.2f} GB of {room}" in said
     assert f"all {plan['blocks']} blocks on the device" in said
 
 

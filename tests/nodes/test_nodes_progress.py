@@ -63,7 +63,8 @@ def test_the_time_per_step_stands_beside_the_bar(heard):
 def test_what_stands_beside_the_bar_in_the_end_is_how_long_all_took(heard, server, node, unit):
     _, texts = heard
     last = [text for name, text in texts if name == node][-1]
-    assert re.fullmatch(rf"\d+ × {unit} in \d+\.\d\d s \(\d+\.\d\d s each\)", last), last
+    seconds = r"\d+\.\d\d s"
+    assert re.fullmatch(rf"\d+ × {unit} in {seconds}: the first {seconds}, then {seconds} each", last), last
     assert last in server.log.read_text("utf-8", errors="replace")
 
 

@@ -11,10 +11,13 @@ from web_modules import evaluated
 pytestmark = web_modules.needs_node
 
 GB = 10**9
-STEPS = {"done": 12, "total": 30, "made": 12, "last_s": 12.344, "left_s": 222.2, "total_s": None, "mean_s": None}
-FINISHED = {"done": 30, "total": 30, "made": 30, "last_s": 12.3, "left_s": 0.0, "total_s": 370.316, "mean_s": 12.3439}
+STEPS = {
+    "done": 12, "total": 30, "made": 12, "last_s": 12.344, "first_s": 40.1, "each_s": 12.3439, "left_s": 222.2,
+    "total_s": None,
+}  # fmt: skip
+FINISHED = STEPS | {"done": 30, "made": 30, "last_s": 12.3, "left_s": 0.0, "total_s": 398.073}
 SAMPLING = {
-    "peak_bytes": 17.2 * GB, "free_bytes": 22.1 * GB, "lora_bytes": 0, "feature_bytes": 0, "blocks": 60,
+    "peak_bytes": 17.2 * GB, "limit_bytes": 22.1 * GB, "is_all_memory": False, "lora_bytes": 0, "feature_bytes": 0, "blocks": 60,
     "resident_blocks": 40, "streamed_bytes": 8.2 * GB, "streaming_shows": False, "head_groups": 1,
 }  # fmt: skip
 PROGRESS = {
@@ -63,9 +66,15 @@ def test_the_plan_is_told_in_the_words_of_the_picker() -> None:
 
 def test_a_finished_run_tells_its_time_and_its_peak_where_that_is_counted() -> None:
     time, _, peak = told(state="finished", steps=FINISHED, measured_peak_bytes=16.91 * GB)
-    assert time == "30 steps in 370.32 s, 12.34 s each"
+    assert time == "30 steps in 398.07 s: the first 40.10 s, then 12.34 s each"
     assert peak == "Measured peak: 16.9 GB, planned 17.2 GB"
     assert told(state="finished", steps=FINISHED)[2] == "Measured peak: counted on CUDA devices only"
+
+
+def test_a_run_of_one_step_tells_its_time_once() -> None:
+    steps = FINISHED | {"done": 1, "total": 1, "made": 1, "total_s": 40.1}
+    assert told(state="finished", steps=steps)[0] == "1 step in 40.10 s"
+    assert told("zh", state="finished", steps=steps)[0] == "1 步，用时 40.10 秒"
 
 
 def test_a_run_that_ended_early_says_why_and_how_far_it_came_but_no_time_that_is_left() -> None:

@@ -55,7 +55,8 @@ def test_simple_ratios_are_told_as_such_and_others_as_a_number():
 
 def plan(**changes):
     sampling = {
-        "fits": True, "peak_bytes": 17.2 * GB, "free_bytes": 22.1 * GB, "lora_bytes": 0, "feature_bytes": 0,
+        "fits": True, "peak_bytes": 17.2 * GB, "limit_bytes": 22.1 * GB, "is_all_memory": False,
+        "lora_bytes": 0, "feature_bytes": 0,
         "blocks": 60, "resident_blocks": 60, "streamed_bytes": 0, "streaming_shows": False, "head_groups": 1,
     }  # fmt: skip
     return {
@@ -63,7 +64,7 @@ def plan(**changes):
         "fits": True,
         "sampling": sampling | changes.pop("sampling", {}),
         "decoding": {
-            "fits": True, "peak_bytes": 3.28 * GB, "free_bytes": 22.1 * GB, "tile_size_px": 256, "tile_frames": 64,
+            "fits": True, "peak_bytes": 3.28 * GB, "limit_bytes": 22.1 * GB, "tile_size_px": 256, "tile_frames": 64,
         },
         "time": None,
         "instead": [],
@@ -84,6 +85,20 @@ def test_a_plan_is_told_in_words():
     )
 
 
+def test_on_a_cpu_all_memory_and_free_memory_have_words_of_their_own():
+    cpu = {"memory": {"device": "cpu", "is_given": False}, "sampling": {"limit_bytes": 64 * GB, "is_all_memory": True}}
+    sampling, decoding, _ = told(**cpu).splitlines()
+    assert sampling == "Sampling: 17.2 GB of 64.0 GB memory in all · on the CPU"
+    assert decoding.startswith("Decoding: 3.28 GB of 22.1 GB free")
+    assert "17.2 GB / 内存共 64.0 GB" in told("zh", **cpu)
+
+
+def test_a_missing_file_is_told_with_its_place():
+    decoding = {"fits": None, "text": "node 7", "missing": {"file": "vae.safetensors", "folder": "vae"}}
+    assert "Decoding unknown: vae.safetensors is not in models/vae. Put it there" in told(decoding=decoding)
+    assert "models/vae 里没有 vae.safetensors" in told("zh", decoding=decoding)
+
+
 def test_streamed_blocks_are_told_with_what_they_cost():
     streamed = {"resident_blocks": 40, "streamed_bytes": 8.2 * GB}
     assert "20 of 60 blocks streamed, 8.20 GB a step · hidden" in told(sampling=streamed)
@@ -92,17 +107,20 @@ def test_streamed_blocks_are_told_with_what_they_cost():
 
 def test_a_time_says_where_it_comes_from():
     time = {
-        "step_s": 12.0, "steps": 30, "is_scaled": True, "measured_step_s": 3.1, "measured_size": [640, 352, 49],
+        "first_step_s": 12.0, "step_s": 12.0, "steps": 30, "total_s": 360.0,
+        "is_scaled": True, "measured_step_s": 3.1, "measured_size": [640, 352, 49],
     }  # fmt: skip
     text = told(time=time)
     assert "about 12 s a step, 6 min for 30 steps, scaled by operations from 3.1 s a step" in text
     assert "640×352 px, 49 frames, measured in this session" in text
     assert "measured at this size" in told(time=time | {"is_scaled": False})
-    assert "for" not in told(time=time | {"steps": None, "is_scaled": False}).splitlines()[-1]
+    assert "for" not in told(time=time | {"steps": None, "total_s": None, "is_scaled": False}).splitlines()[-1]
+    slow = time | {"first_step_s": 72.0, "total_s": 420.0}
+    assert "about 12 s a step (the first 72 s), 7 min for 30 steps" in told(time=slow)
 
 
 def test_what_does_not_fit_is_told_without_a_time():
-    sampling = {"fits": False, "needed_bytes": 24.5 * GB}
+    sampling = {"fits": False, "needed_bytes": 24.5 * GB, "limit_bytes": 22.1 * GB}
     text = told(sampling=sampling, fits=False)
     assert "Sampling does not fit: 24.5 GB at least, 22.1 GB free" in text
     assert "No length, batch or official size fits" in text

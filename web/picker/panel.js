@@ -1,12 +1,11 @@
 // The picker's part of a node. It is no part of the workflow: neither saved with it nor sent to the server.
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
-import { costLines, offers } from "../cost.js";
+import { costLines, missingText, offers } from "../cost.js";
 import { textsOf } from "../say.js";
 import { isWired, jobId, setWidget, widgetOf } from "./graph.js";
 import { aspect, framesOf, latentShape, secondsOf, snappedFrames, snappedSide } from "./size.js";
 
-const CUSTOM = "custom";
 /** What brings the value of a widget to what the model can make, and the text that tells of it. */
 const GRIDS = {
   frames: [snappedFrames, "snappedFrames"],
@@ -23,6 +22,7 @@ const STYLE = {
   shape: "box-sizing:border-box; border:1.5px solid currentColor; border-radius:2px; opacity:0.8;",
   field: "width:6em; font:inherit; color:inherit; background:rgba(127,127,127,0.2); border:1px solid rgba(127,127,127,0.5); border-radius:4px; padding:1px 4px;",
   note: "flex:1; opacity:0.85;",
+  told: "display:flex; flex-direction:column; gap:4px;",
   cost: "white-space:pre-wrap; overflow-wrap:anywhere; opacity:0.85;",
   offer: "font:inherit; color:inherit; background:rgba(127,127,127,0.25); border:1px solid rgba(127,127,127,0.5); border-radius:4px; cursor:pointer; padding:1px 6px; text-align:left;",
 };
@@ -75,7 +75,9 @@ export class Picker {
     const [first, second] = [element("div", STYLE.row), element("div", STYLE.row)];
     first.append(frame, this.size);
     second.append(this.label, this.length);
-    this.content.append(first, second, this.cost, this.offers);
+    this.told = element("div", STYLE.told);
+    this.told.append(this.cost, this.offers);
+    this.content.append(first, second, this.told);
     this.root.append(this.content);
     this.seconds.addEventListener("change", () => this.#setSeconds());
     for (const event of ["pointerdown", "mousedown", "dblclick", "keydown", "wheel"]) {
@@ -223,11 +225,19 @@ export class Picker {
   async #ask(id, text) {
     const request = ++this.#request;
     this.cost.dataset.state = "asking";
+    this.#setPending(true);
     if (!this.#answer) this.cost.textContent = this.say("working");
     const answer = await this.#planned(id, text);
     if (request !== this.#request) return;
     this.#answer = answer;
+    this.#setPending(false);
     this.#showCost();
+  }
+
+  /** What is shown of another workflow than the open one is faint, and its offers cannot be taken. */
+  #setPending(pending) {
+    this.told.style.opacity = pending ? 0.5 : "";
+    this.told.inert = pending;
   }
 
   async #planned(node, text) {
@@ -243,12 +253,13 @@ export class Picker {
   }
 
   #showCost() {
-    const { error, code } = this.#answer;
+    const { error, code, missing } = this.#answer;
     const fits = this.#answer.fits;
     this.cost.dataset.state = error || code ? (code ?? "failed") : fits ? "fits" : "does-not-fit";
     this.cost.style.color = fits === false ? "#e5a400" : "";
     this.offers.replaceChildren();
     if (code === "unconnected") this.cost.textContent = this.say("unconnected");
+    else if (missing) this.cost.textContent = this.say("failed", { error: missingText(missing, this.say) });
     else if (error) this.cost.textContent = this.say("failed", { error });
     else {
       this.cost.textContent = costLines(this.#answer, this.say).join("\n");
@@ -261,6 +272,7 @@ export class Picker {
   #offerButton({ text, changes }) {
     const button = element("button", STYLE.offer, "hyv-picker-offer");
     button.textContent = text;
+    button.disabled = Object.keys(changes).some((name) => isWired(this.node, name));
     button.addEventListener("click", () => this.#take(changes));
     button.addEventListener("pointerdown", (happened) => happened.stopPropagation());
     return button;
@@ -272,7 +284,7 @@ export class Picker {
     if (!width) return;
     const names = [...(widgetOf(this.node, "resolution")?.options?.values ?? [])];
     const named = names.find((name) => String(name).includes(`${width}×${height}`));
-    setWidget(this.node, "resolution", named ?? CUSTOM);
+    setWidget(this.node, "resolution", named);
   }
 
   /** As high as the content is; the node is made wide and high enough for it. */

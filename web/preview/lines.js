@@ -28,8 +28,11 @@ function percent(share) {
   return Math.round(share * 100);
 }
 
-function stepsLine({ done, total, made, last_s, left_s, total_s, mean_s }, runs, say) {
-  if (total_s !== null) return say("steps", { made, total: total_s.toFixed(2), mean: mean_s.toFixed(2) });
+function stepsLine({ done, total, made, last_s, first_s, each_s, left_s, total_s }, runs, say) {
+  if (total_s !== null) {
+    const times = { total: total_s.toFixed(2), first: first_s.toFixed(2), each: each_s.toFixed(2) };
+    return say(made > 1 ? "steps" : "oneStep", { made, ...times });
+  }
   if (last_s === null || !runs) return say("stepOf", { done, total });
   return say("step", { done, total, last: last_s.toFixed(2), left: duration(left_s, say) });
 }
