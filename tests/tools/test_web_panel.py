@@ -17,7 +17,8 @@ STEPS = {
 }  # fmt: skip
 FINISHED = STEPS | {"done": 30, "made": 30, "last_s": 12.3, "left_s": 0.0, "total_s": 398.073}
 SAMPLING = {
-    "peak_bytes": 17.2 * GB, "limit_bytes": 22.1 * GB, "is_all_memory": False, "lora_bytes": 0, "feature_bytes": 0, "blocks": 60,
+    "peak_bytes": 17.2 * GB, "limit_bytes": 22.1 * GB, "is_all_memory": False, "lora_bytes": 0,
+    "feature_bytes": 0, "blocks": 60,
     "resident_blocks": 40, "streamed_bytes": 8.2 * GB, "streaming_shows": False, "head_groups": 1,
 }  # fmt: skip
 PROGRESS = {
