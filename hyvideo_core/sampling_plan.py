@@ -148,7 +148,7 @@ class SamplingPlan:
             effect = "and that will show in the time of a step" if self.streaming_shows else "behind the computation"
             weights = (
                 f"{self.resident_blocks} of {self.blocks} blocks on the device, {waiting} streamed from memory "
-                f"({self.streamed_bytes / 1e9:.1f} GB a step, {effect})"
+                f"({self.streamed_bytes / 1e9:.1f} GB an evaluation, {effect})"
             )
         groups = "" if self.head_groups == 1 else f", attention in {self.head_groups} groups of heads"
         beside = {"LoRAs": self.lora_bytes, "features": self.feature_bytes}

@@ -11,7 +11,7 @@ from hyvideo_core.decoding_plan import DecodingPlan
 from hyvideo_core.errors import DoesNotFitError, GeometryError, HyVideoError
 from hyvideo_core.types import SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION, Geometry
 
-from . import host, http, memory, pace, planning
+from . import host, http, pace, planning
 from .latent import OFFICIAL_FRAMES, OFFICIAL_SIZES_PX
 from .planning import Room
 from .wires import Job
@@ -28,13 +28,12 @@ def told(job: Job, given_gb: float = 0.0) -> Json:
     room = Room.of(given_gb)
     sampling, decoding = _sampling(job, room), _decoding(job, room)
     fits = all(part is None or part["fits"] is not False for part in (sampling, decoding))
-    device = host.transformer_device()
     return {
         "size": _size(job),
         "model": {"file": job.model.file.path.name, "kind": job.model.kind},
         "memory": {
-            "device": str(device),
-            "free_bytes": room.decoding_bytes if room.is_given else memory.available_bytes(device),
+            "device": str(host.transformer_device()),
+            "free_bytes": room.free_bytes,
             "is_given": room.is_given,
         },
         "fits": fits,

@@ -215,7 +215,7 @@ def encoded(vae: VAEHandle, videos: torch.Tensor, tiling: dict[str, Any] | None,
     t, h, w = videos.shape[2:]
 
     def encode(module: VAE, tiles: Tiling | None) -> torch.Tensor:
-        report = _Report("encoding", node_id, len(videos))
+        report = _Report("encoding", node_id, len(videos), device_of(module))
         return torch.cat([module.encode(video, tiles, report).mode() for video in videos.split(1)])
 
     latent = _with_tiles(vae, ((t + 3) // 4, h // 8, w // 8), tiling, encode)
@@ -227,15 +227,23 @@ def encoded(vae: VAEHandle, videos: torch.Tensor, tiling: dict[str, Any] | None,
     return latent
 
 
+def device_of(module: VAE) -> torch.device:
+    """Where a VAE computes."""
+    return module.quant_conv.weight.device
+
+
 class _Report:
     """Progress of a VAE's passes over ``clips``, whose number of units is known only once they run."""
 
-    def __init__(self, what: str, node_id: str | None, clips: int) -> None:
-        self._what, self._node_id, self._clips = what, node_id, clips
+    def __init__(self, what: str, node_id: str | None, clips: int, device: torch.device) -> None:
+        self._what, self._node_id, self._clips, self._device = what, node_id, clips, device
         self._started, self._finished = time.perf_counter(), 0
         self._progress: Progress | None = None
 
     def __call__(self, done: int, total: int) -> None:
+        if done in (1, total):
+            # A part is told of once the device has been told to compute it; these two make the times true.
+            host.finish(self._device)
         if self._progress is None:
             self._progress = Progress(total * self._clips, "part", self._node_id, started=self._started)
         self._progress.update(self._finished + done)
@@ -284,7 +292,7 @@ class Clips:
     def decoded(self, module: VAE, tiling: Tiling | None, node_id: str | None) -> Iterator[torch.Tensor]:
         """The images, with the node's progress, stopped between any two."""
         frames = video_frames(self.samples.shape[2])
-        report = _Report("decoding", node_id, len(self.samples))
+        report = _Report("decoding", node_id, len(self.samples), device_of(module))
         for place, image in enumerate(decoded_images(module, self.samples, tiling, report)):
             host.check_interrupt()
             if place % frames >= self.dropped:

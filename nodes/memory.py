@@ -144,8 +144,9 @@ class HostedBlocks(HostedModule):
             self._placement.lock(int(psutil.virtual_memory().available * LOCKED_SHARE))
 
     def loaded_size(self) -> int:
-        """Bytes on the device now."""
-        return super().loaded_size() if self._placement is None else self._placement.resident_bytes
+        """Bytes on the device now; asked by the thread of plans, too, while a job may give the placement up."""
+        placement = self._placement
+        return super().loaded_size() if placement is None else placement.resident_bytes
 
     def partially_load(
         self, device_to: torch.device, extra_memory: float = 0, force_patch_weights: bool = False
@@ -168,7 +169,7 @@ class HostedBlocks(HostedModule):
         """Bytes a plan may use; on a CPU all there is, since mapped weights give way."""
         if self._placement is None:
             return _all_of_host()
-        return unreserved_bytes(device) + held
+        return max(0, unreserved_bytes(device) + held)
 
     def partially_unload(
         self, device_to: torch.device, memory_to_free: float = 0, force_patch_weights: bool = False
@@ -266,7 +267,8 @@ def available_bytes(device: torch.device) -> int:
     # A patcher is only weakly held, and may go while a job in another thread runs.
     loaded = [model.model for model in mm.current_loaded_models if model.device == device]
     held = sum(patcher.loaded_size() for patcher in loaded if patcher is not None)
-    return unreserved_bytes(device) + (0 if device.type == "cpu" else held)
+    # Less may be free than the host keeps back.
+    return max(0, unreserved_bytes(device) + (0 if device.type == "cpu" else held))
 
 
 def plannable_bytes(device: torch.device) -> int:

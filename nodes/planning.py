@@ -34,12 +34,14 @@ CARD = torch.device("cuda")
 class Room:
     """The memory that the plans of a job count on, looked up once so that they agree.
 
-    ``is_given`` if it is that of a card that is only thought of. With ``is_all_memory``, ``sampling_bytes`` is all
-    memory of the machine, since mapped weights give way; ``decoding_bytes`` is always what is free.
+    ``is_given`` if it is that of a card that is only thought of. ``free_bytes`` is what is free where the transformer
+    runs, ``decoding_bytes`` where the VAE does. ``sampling_bytes`` is that too, or with ``is_all_memory`` all memory of
+    the machine, since mapped weights give way.
     """
 
     sampling_bytes: int
     decoding_bytes: int
+    free_bytes: int
     is_given: bool = False
     is_all_memory: bool = False
 
@@ -47,10 +49,12 @@ class Room:
     def of(cls, given_gb: float = 0.0) -> Room:
         """A card with so much free, or this machine as it is now if that is 0."""
         if given_gb:
-            return cls(int(given_gb * 1e9), int(given_gb * 1e9), is_given=True)
+            given = int(given_gb * 1e9)
+            return cls(given, given, given, is_given=True)
         device = host.transformer_device()
-        free = memory.available_bytes(host.vae_device())
-        return cls(memory.plannable_bytes(device), free, is_all_memory=device.type == "cpu")
+        is_all_memory = device.type == "cpu"
+        free, decoding = memory.available_bytes(device), memory.available_bytes(host.vae_device())
+        return cls(memory.plannable_bytes(device) if is_all_memory else free, decoding, free, False, is_all_memory)
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ class Watch(AbstractContextManager["Watch"]):
         # Before it has finished on the device, too, neither its time nor that of its preview can be told.
         host.finish(step.denoised.device)
         clip = self._clip(step)
-        self._caches = step.notes()
+        self._caches = [asdict(note) for note in step.notes()]
         if clip is not None:
             self._preview = {"step": done, "method": clip.method, "frames": len(clip.frames)}
         if self._panel is None:

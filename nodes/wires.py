@@ -11,7 +11,7 @@ from hyvideo_core.sample import Guidance
 from hyvideo_core.types import Geometry, Interval
 from hyvideo_core.vae import Tiling
 
-from . import models
+from . import http, models
 from .handles import FileVersion, HyvModel, ModelHandle
 from .latent import size_px
 from .load import model_handle
@@ -159,6 +159,9 @@ def _decoder(workflow: Workflow, sampler: str) -> Decoder | HyVideoError | None:
         return decoder_of(workflow, name, vae)
     except HyVideoError as error:
         return error
+    except OSError as error:
+        # A file that is listed, and gone.
+        return HyVideoError(http.words(error))
 
 
 def decoder_of(workflow: Workflow, decoder: str, vae: str | None) -> Decoder:

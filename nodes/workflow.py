@@ -96,9 +96,11 @@ class Workflow:
         return not is_link(self._value(self.inputs(name).get(field)))
 
     def takes_more(self, name: str, *, beside: str) -> bool:
-        """Whether an input other than ``beside`` is wired that takes what has no plain value, such as an image."""
+        """Whether a node needs, or is wired to, what has no plain value, such as an image, at another input than ``beside``."""
         plain = {each.id for each in self._plain_inputs(name)}
-        return any(is_link(value) for field, value in self.inputs(name).items() if field not in {*plain, beside})
+        needed = {each.id for each in self._classes[self.kind(name)].define_schema().inputs if not each.optional}
+        wired = {field for field, value in self.inputs(name).items() if is_link(value)}
+        return bool((needed | wired) - plain - {beside})
 
     def values(self, name: str, *fields: str) -> dict[str, Any]:
         """A node's plain inputs, or only those named, checked as its schema says.

@@ -31,11 +31,12 @@ def reserved_bytes(
     """
     shape = evaluated_shape(extensions, latent_shape)
     disturbed = [each for each in extensions if isinstance(each, SkipGuidance) and each.scale]
+    evaluations = prompts + sum(each.added for each in disturbed)
     turns = max(_windows(each, latent_shape[2]) for each in (*extensions, Extension()))
     kept = 0
     for each in extensions:
         if isinstance(each, StepCache) and each.threshold and each.device == "model":
-            kept += each.cache_bytes(config, shape, dtype_bytes, prompts + len(disturbed), turns)
+            kept += each.cache_bytes(config, shape, dtype_bytes, evaluations, turns)
         elif isinstance(each, TeaCacheCalibration):
             kept += each.cache_bytes(config, shape, dtype_bytes, turns)
     isolating = ISOLATING_BYTES if any(each.disturbance == ATTENTION for each in disturbed) else 0

@@ -26,7 +26,7 @@ from hyvideo_core.attention.kernels import SCORES_BYTES
 from hyvideo_core.configs import DiTConfig
 from hyvideo_core.model.blocks import Stream
 from hyvideo_core.model.dit import DiT, RunBlock
-from hyvideo_core.sample.seams import Branch, Evaluation, Extension, Predict, Run
+from hyvideo_core.sample.seams import BOTH, Branch, Evaluation, Extension, Predict, Run
 from hyvideo_core.weights.block_names import BLOCK_GROUPS, DOUBLE, BlockRange, block_count, entries, read_range
 
 #: What may be done to a block: leave it out, or let its video tokens see themselves and the text only.
@@ -80,6 +80,11 @@ class SkipGuidance(Extension):
         """The name of its evaluation."""
         return f"{self.disturbance} {self.blocks}"
 
+    @property
+    def added(self) -> int:
+        """How many evaluations it adds to a step."""
+        return int(self.scale > 0)
+
     def outside(self, config: DiTConfig) -> DiTConfig:
         """Raises ``ValueError`` for blocks that the transformer lacks."""
         for named in parse_ranges(self.blocks):
@@ -97,7 +102,7 @@ class SkipGuidance(Extension):
 
     def branches(self, evaluation: Evaluation, state: Disturbed) -> Sequence[Branch]:
         """The evaluation to disturb."""
-        return [Branch(self.name, self.scale)] if self.scale else []
+        return [Branch(self.name, self.scale)] if self.added else []
 
     def wrap_predict(self, inner: Predict, state: Disturbed) -> Predict:
         """Tell the blocks whether they are evaluated for this."""
@@ -145,7 +150,8 @@ class NegativeSkip(SkipGuidance):
     """Leaves blocks out where the negative prompt is evaluated; no evaluation is added, so ``scale`` has no effect.
 
     cfg then steers away from a weaker model as well as from what the prompt says. Two evaluations in one batch cannot
-    be told apart: ``Guidance.batched`` must be off. Source: ComfyUI-HunyuanVideoWrapper ``nodes.py`` (HunyuanVideoSLG).
+    be told apart: ``ValueError`` is raised if ``Guidance.batched`` is on. Source: ComfyUI-HunyuanVideoWrapper
+    ``nodes.py`` (HunyuanVideoSLG).
     """
 
     @property
@@ -153,9 +159,24 @@ class NegativeSkip(SkipGuidance):
         """The evaluation that is disturbed."""
         return "negative"
 
-    def branches(self, evaluation: Evaluation, state: Disturbed) -> Sequence[Branch]:
+    @property
+    def added(self) -> int:
         """None: cfg asks for the negative prompt itself."""
-        return ()
+        return 0
+
+    def wrap_predict(self, inner: Predict, state: Disturbed) -> Predict:
+        """Tell the blocks whether the negative prompt is evaluated."""
+        skipping = super().wrap_predict(inner, state)
+
+        def predict(evaluation: Evaluation) -> torch.Tensor:
+            if evaluation.branch == BOTH:
+                raise ValueError(
+                    f"blocks {self.blocks} are to be left out for the negative prompt alone, but both prompts are "
+                    "evaluated in one batch. Switch batched off."
+                )
+            return skipping(evaluation)
+
+        return predict
 
 
 def isolate(out: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, video_tokens: int) -> None:

@@ -28,7 +28,7 @@ from hyvideo_core.configs import DiTConfig
 from hyvideo_core.model.blocks import Stream
 from hyvideo_core.model.dit import DiT
 from hyvideo_core.model.layers import token_chunks
-from hyvideo_core.sample.seams import Evaluation, Extension, Predict, Run
+from hyvideo_core.sample.seams import BranchNote, CacheNote, Evaluation, Extension, Predict, Run
 from hyvideo_core.types import Conditioning
 
 #: Where a cache may be kept: "model" is the model's device.
@@ -285,25 +285,22 @@ class StepCache(Extension):
         cache: CacheState[Slot] = state
         cache.recall(kept, self.kept_on(torch.empty(0, device=cache.dit.device)))
 
-    def note(self, state: Any) -> dict[str, Any]:
+    def note(self, state: Any) -> CacheNote | None:
         """Steps skipped of those it was active in, of each branch, and the share (0–1) of the blocks' work."""
         tallies: dict[str, Tally] = state.tallies
         if not tallies:
-            return {}
-        branches = [
-            {"name": name, "skipped": sum(each.steps.values()), "steps": len(each.steps)}
-            for name, each in tallies.items()
-        ]
-        return {"name": self.name, "branches": branches, "saved_share": _saved_share(tallies)}
+            return None
+        branches = [BranchNote(name, sum(each.steps.values()), len(each.steps)) for name, each in tallies.items()]
+        return CacheNote(self.name, tuple(branches), _saved_share(tallies))
 
     def report(self, state: Any) -> str:
         """The same of the whole run, in one line; ``saved`` hears the share."""
         note = self.note(state)
-        if not note:
+        if note is None:
             return ""
-        self.saved(note["saved_share"])
-        counts = [f"{each['skipped']} of {each['steps']} steps of {each['name']}" for each in note["branches"]]
-        return f"{self.name} skipped {', '.join(counts)}: {note['saved_share']:.0%} of the blocks' work."
+        self.saved(note.saved_share)
+        counts = [f"{each.skipped} of {each.steps} steps of {each.name}" for each in note.branches]
+        return f"{self.name} skipped {', '.join(counts)}: {note.saved_share:.0%} of the blocks' work."
 
 
 def _saved_share(tallies: Mapping[str, Tally]) -> float:

@@ -13,7 +13,7 @@ from hyvideo_core.errors import NumericsError
 from hyvideo_core.model.dit import DiT, Seams
 from hyvideo_core.sample.guidance import Guidance, embedded_guidance, rescaled
 from hyvideo_core.sample.schedule import TIMESTEP_SCALE
-from hyvideo_core.sample.seams import Branch, Conditional, Evaluation, Predict, Running, compose, passed
+from hyvideo_core.sample.seams import BOTH, Branch, Conditional, Evaluation, Predict, Running, compose, passed
 from hyvideo_core.types import Conditioning
 
 
@@ -90,7 +90,7 @@ class Flow:
                     positive,
                     x=torch.cat((positive.x, positive.x)),
                     conditioning=joined(negative, positive.conditioning),
-                    branch="negative and positive",
+                    branch=BOTH,
                 )
             )
             found["negative"], found["positive"] = both.chunk(2)

@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice, pairwise
-from typing import Any
 
 import torch
 
@@ -24,7 +23,7 @@ from hyvideo_core.sample.checkpoint import Checkpoint, Standing, check_resume, r
 from hyvideo_core.sample.flow import Flow, fitted_prompts
 from hyvideo_core.sample.guidance import Guidance
 from hyvideo_core.sample.schedule import falls
-from hyvideo_core.sample.seams import Extension, Run, Running, passed, started
+from hyvideo_core.sample.seams import CacheNote, Extension, Run, Running, passed, started
 from hyvideo_core.sample.solvers import PAST, SOLVERS, Estimate, Road, Solver
 from hyvideo_core.types import Conditioning
 
@@ -44,7 +43,7 @@ class Step:
     x: torch.Tensor
     denoised: torch.Tensor
     checkpoint: Callable[[], Checkpoint] = field(repr=False, compare=False)
-    notes: Callable[[], list[dict[str, Any]]] = field(repr=False, compare=False)
+    notes: Callable[[], list[CacheNote]] = field(repr=False, compare=False)
 
 
 def sample(
@@ -173,7 +172,7 @@ def spans(levels: Sequence[float], first: int) -> Iterator[tuple[int, float, flo
     return ((index, *pair) for index, pair in islice(enumerate(pairwise(levels)), first, None))
 
 
-def notes(running: Sequence[Running]) -> list[dict[str, Any]]:
+def notes(running: Sequence[Running]) -> list[CacheNote]:
     """What the extensions of a run have to tell of it so far."""
     return [note for extension, state in running if (note := extension.note(state))]
 

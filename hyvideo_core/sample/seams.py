@@ -28,6 +28,8 @@ from hyvideo_core.types import Conditioning, Interval
 #: What an evaluation's prompt says, where it is not what a run shall show: the clip that an edit or inversion is given.
 SOURCE, INVERSION = "source", "inversion"
 TARGET = "target"
+#: The branch of an evaluation that holds both prompts (``Guidance.batched``).
+BOTH = "negative and positive"
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,24 @@ class Run:
 
 
 @dataclass(frozen=True)
+class BranchNote:
+    """How many ``steps`` of a branch a cache could skip, and how many it has ``skipped``."""
+
+    name: str
+    skipped: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class CacheNote:
+    """What a cache has saved a run so far: steps of each branch, and a share (0–1) of the blocks' work in all."""
+
+    name: str
+    branches: tuple[BranchNote, ...]
+    saved_share: float
+
+
+@dataclass(frozen=True)
 class Extension:
     """Base of every feature; the defaults change nothing. ``when`` is the part of the run it is active in."""
 
@@ -147,9 +167,9 @@ class Extension:
         """What the solver follows instead of the guided velocity."""
         return velocity
 
-    def note(self, state: Any) -> dict[str, Any]:
-        """What the run was saved so far, as ``StepCache.note`` tells it; empty for nothing. Asked after any step."""
-        return {}
+    def note(self, state: Any) -> CacheNote | None:
+        """What the run was saved so far, None for nothing; asked after any step."""
+        return None
 
     def report(self, state: Any) -> str:
         """What is worth telling of the run when it is over, in one line; empty for nothing."""

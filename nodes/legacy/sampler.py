@@ -19,7 +19,7 @@ from hyvideo_core.sample.seams import Extension
 from hyvideo_core.types import SPATIAL_COMPRESSION, Geometry
 
 from .. import host, running, transformer
-from ..adapt import host_latent
+from ..adapt import host_latent, latent_samples
 from ..handles import ModelHandle
 from ..sample import Sampling, sampled
 from . import features, settings, sockets
@@ -233,7 +233,7 @@ def _clip(
         )
     if samples is None or (denoise >= 1 and mask is None):
         return None
-    clip = running.model_space(samples, "samples").float()
+    clip = latent_samples(samples, "samples").float() * SCALE
     frames, *size = geometry.latent_shape
     if list(clip.shape[3:]) != size:
         height, width = (side * SPATIAL_COMPRESSION for side in clip.shape[3:])

@@ -112,8 +112,8 @@ def test_the_panel_tells_of_a_run_in_english(page):
     assert_matches(
         lines_of_a_run(page),
         [
-            rf"{STEPS} steps in \d+\.\d\d s, \d+\.\d\d s each",
-            r"Sampling: [\d.]+ GB of [\d.]+ GB memory · on the CPU",
+            rf"{STEPS} steps in \d+\.\d\d s: the first \d+\.\d\d s, then \d+\.\d\d s each",
+            r"Sampling: [\d.]+ GB of [\d.]+ GB memory in all · on the CPU",
             r"Measured peak: counted on CUDA devices only",
             r"Preview of step \d+: latent-to-RGB, \d+ frames",
         ],
@@ -125,7 +125,7 @@ def test_the_panel_tells_of_a_run_in_chinese(page):
     assert_matches(
         lines_of_a_run(page),
         [
-            rf"{STEPS} 步共 \d+\.\d\d 秒，每步 \d+\.\d\d 秒",
+            rf"{STEPS} 步共 \d+\.\d\d 秒：第一步 \d+\.\d\d 秒，之后每步 \d+\.\d\d 秒",
             r"采样：[\d.]+ GB / 内存 [\d.]+ GB · 在 CPU 上运行",
             r"实测峰值：只有 CUDA 设备会统计",
             r"第 \d+ 步的预览：latent-to-RGB，\d+ 帧",

@@ -136,6 +136,12 @@ def test_a_negative_skip_leaves_blocks_out_for_the_negative_prompt_and_adds_no_e
     assert torch.equal(velocity(skip), velocity()), "without cfg nothing is to be left out"
 
 
+def test_a_negative_skip_refuses_two_prompts_in_one_batch() -> None:
+    batched = CFG | {"guidance": replace(CFG["guidance"], batched=True)}
+    with pytest.raises(ValueError, match="double 1 are to be left out for the negative prompt alone"):
+        velocity(NegativeSkip(blocks="double 1"), **batched)
+
+
 def test_a_block_that_is_left_out_costs_nothing_further_in() -> None:
     spy = Spy()
     velocity(SKIP, spy)

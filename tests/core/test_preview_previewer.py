@@ -15,6 +15,7 @@ from hyvideo_core.model import DiT
 from hyvideo_core.preview import Clip, LatentRGB, Previewer, Taehv, budget, previewer
 from hyvideo_core.preview.taehv import TaehvDecoder
 from hyvideo_core.sample import SOLVERS, flow_sigmas, sample
+from hyvideo_core.sample.seams import BranchNote
 from hyvideo_core.types import Conditioning
 
 STEP_S = 10.0
@@ -208,9 +209,7 @@ def test_a_step_tells_what_a_cache_has_skipped_so_far() -> None:
     for step in sample(dit(), x, prompt, sigmas=flow_sigmas(5, 7.0), extensions=[cache]):
         notes.append(step.notes())
         assert not shares
-    told = [(each["name"], each["branches"]) for (each,) in notes]
-    assert told == [
-        ("TeaCache", [{"name": "positive", "skipped": skipped, "steps": made}])
-        for made, skipped in enumerate((0, 1, 2, 3, 3), start=1)
+    assert [(each.name, each.branches) for (each,) in notes] == [
+        ("TeaCache", (BranchNote("positive", skipped, made),)) for made, skipped in enumerate((0, 1, 2, 3, 3), start=1)
     ]
     assert len(shares) == 1

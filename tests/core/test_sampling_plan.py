@@ -25,7 +25,7 @@ from hyvideo_core.extensions import (
     TeaCacheCalibration,
 )
 from hyvideo_core.extensions.reserved import reserved_bytes
-from hyvideo_core.extensions.skip_guidance import ISOLATING_BYTES
+from hyvideo_core.extensions.skip_guidance import ISOLATING_BYTES, NegativeSkip
 from hyvideo_core.model import DiT
 from hyvideo_core.sampling_plan import (
     MARGIN,
@@ -161,6 +161,7 @@ def test_the_room_of_features_is_that_of_caches_and_of_changed_attention() -> No
         ([TeaCache(threshold=0)], 0),
         ([TeaCache(device="cpu")], 0),
         ([TeaCache(), SkipGuidance(), SkipGuidance(scale=0)], 2 * residual),
+        ([TeaCache(), NegativeSkip()], residual),
         ([FirstBlockCache()], 3 * residual),
         ([TeaCacheCalibration()], residual),
         ([disturbed, replace(disturbed, scale=0)], ISOLATING_BYTES),

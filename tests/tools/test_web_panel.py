@@ -43,7 +43,8 @@ def told(language: str = "en", **changes: Any) -> list[str]:
 def test_a_run_is_told_in_words() -> None:
     assert told(caches=[CACHE], preview={"step": 11, "method": "TAEHV", "frames": 33}) == [
         "Step 12/30 took 12.34 s · 3.7 min left",
-        "Sampling: 17.2 GB of 22.1 GB free · 20 of 60 blocks streamed, 8.20 GB a step · hidden behind the computation",
+        "Sampling: 17.2 GB of 22.1 GB free · 20 of 60 blocks streamed, 8.20 GB an evaluation · "
+        "hidden behind the computation",
         "TeaCache skipped 4 of 12 steps of positive, 3 of 11 steps of source stg: 30% of the blocks' work",
         "Preview of step 11: TAEHV, 33 frames",
     ]
@@ -52,7 +53,7 @@ def test_a_run_is_told_in_words() -> None:
 def test_a_run_is_told_in_chinese() -> None:
     assert told("zh-CN", caches=[CACHE], awaited={"method": "TAEHV", "share": 0.01}, remarks=[REMARK]) == [
         "第 12/30 步，用时 12.34 秒 · 剩余 3.7 分钟",
-        "采样：17.2 GB / 空闲 22.1 GB · 60 个块中有 20 个流式传输，每步 8.20 GB · 被计算掩盖",
+        "采样：17.2 GB / 空闲 22.1 GB · 60 个块中有 20 个流式传输，每次前向计算 8.20 GB · 被计算掩盖",
         "TeaCache 跳过正面 12 步中的 4 步、源 stg 11 步中的 3 步，省去模型块计算量的 30%",
         "TAEHV 已就绪，等它占用的时间不超过各步用时的 1% 时显示",
         "未使用 TAEHV：models/vae_approx 中没有 taehv.safetensors",

@@ -101,7 +101,7 @@ def test_a_missing_file_is_told_with_its_place():
 
 def test_streamed_blocks_are_told_with_what_they_cost():
     streamed = {"resident_blocks": 40, "streamed_bytes": 8.2 * GB}
-    assert "20 of 60 blocks streamed, 8.20 GB a step · hidden" in told(sampling=streamed)
+    assert "20 of 60 blocks streamed, 8.20 GB an evaluation · hidden" in told(sampling=streamed)
     assert "each step will wait" in told(sampling=streamed | {"streaming_shows": True})
 
 
