@@ -96,7 +96,7 @@ class Workflow:
         return not is_link(self._value(self.inputs(name).get(field)))
 
     def takes_more(self, name: str, *, beside: str) -> bool:
-        """Whether a node needs, or is wired to, what has no plain value, such as an image, at an input but ``beside``."""
+        """Whether a node needs or is wired to what has no plain value, such as an image, at another input."""
         plain = {each.id for each in self._plain_inputs(name)}
         needed = {each.id for each in self._classes[self.kind(name)].define_schema().inputs if not each.optional}
         wired = {field for field, value in self.inputs(name).items() if is_link(value)}
