@@ -38,6 +38,12 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("hyvideo")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files that take long first, so that no process has one of them left when the others are done."""
+    long = {item.path for item in items if item.get_closest_marker("slow") or item.nodeid.startswith(BROWSER_TESTS)}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Give the browser tests of each frontend to one process, for they share its server; other tests by their files."""

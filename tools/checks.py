@@ -32,7 +32,7 @@ def run(pytest_args: Sequence[str]) -> int:
     for name in failed:
         print(f"✗ {name} failed, see above", flush=True)
     count = 1 if pytest_args else workers()
-    sharing = [] if count == 1 else ["-n", str(count), "--dist", "loadfile"]
+    sharing = [] if count == 1 else ["-n", str(count), "--dist", "loadfile", "--no-loadscope-reorder"]
     code = run_module(["pytest", *(pytest_args or ["tests"]), *sharing], workers=count)
     return code or int(bool(failed))
 
