@@ -35,7 +35,7 @@ for _ours, _hosts in ((TRANSFORMERS, "diffusion_models"), (TEXT_ENCODERS, "text_
 
 def files(key: str, first: tuple[str, ...] = ()) -> FileNames:
     """The host's files of a kind, after the choices ``first``."""
-    return FileNames(folder_paths.get_filename_list(key), first, folder=key)
+    return FileNames.of(f"models/{key}", folder_paths.get_filename_list(key), first)
 
 
 def file(key: str, choice: str) -> Path:
@@ -51,7 +51,7 @@ def transformers() -> FileNames:
         for config in (*root.glob("*/config.json"), *root.glob("*/transformer/config.json")):
             if _class_in(config) == DIFFUSERS_CLASS:
                 choices.add(config.parent.relative_to(root).as_posix())
-    return FileNames(choices, folder="diffusion_models")
+    return FileNames.of("models/diffusion_models", choices)
 
 
 def transformer(choice: str) -> Path:
@@ -64,7 +64,7 @@ def text_encoders() -> FileNames:
     choices = set(folder_paths.get_filename_list(TEXT_ENCODERS))
     for root in _roots(TEXT_FOLDERS, "text_encoders"):
         choices |= {found.parent.relative_to(root).as_posix() for found in root.glob("*/config.json")}
-    return FileNames(choices)
+    return FileNames.of("models/text_encoders", choices)
 
 
 def text_encoder(choice: str) -> Path:
@@ -74,7 +74,8 @@ def text_encoder(choice: str) -> Path:
 
 def vision_towers(first: tuple[str, ...] = ()) -> FileNames:
     """The host's files of CLIP vision, and everything among the text encoders: a whole LLaVA has its own eyes."""
-    return FileNames([*folder_paths.get_filename_list(VISION_TOWERS), *text_encoders()], first)
+    choices = [*folder_paths.get_filename_list(VISION_TOWERS), *text_encoders()]
+    return FileNames.of(f"models/{VISION_TOWERS}", choices, first)
 
 
 def vision_tower(choice: str) -> Path:
@@ -92,7 +93,7 @@ def language_models(first: tuple[str, ...] = ()) -> FileNames:
         for found in root.glob("*/config.json")
         if any(name.endswith(WRITERS) for name in _classes_in(found))
     )
-    return FileNames(names, first)
+    return FileNames.of("models/text_encoders", names, first)
 
 
 def _roots(names: tuple[str, ...], host_key: str) -> list[Path]:

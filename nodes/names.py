@@ -12,21 +12,22 @@ def spellings(name: str) -> tuple[str, str]:
 
 
 class FileNames(list[str]):
-    """Names for a list input: ``first`` and then ``names`` sorted, with folders divided by ``/`` on every system.
-
-    ``folder`` is where under ``models`` a new file would be put.
+    """Names for a list input, made by ``of``; ``folder`` is where a new file would be put, as ``models/vae``.
 
     The host refuses a value that is not ``in`` the list. A name with backslashes, as older workflows and other packs
-    save it on Windows, is in it as well. The browser gets the list as it stands.
+    save it on Windows, is in it as well. The browser gets a copy, which the host makes as it copies any list.
     """
 
-    def __init__(
-        self, names: Iterable[str], first: Iterable[str] = (), separator: str = os.sep, *, folder: str = ""
-    ) -> None:
+    folder: str
+
+    @classmethod
+    def of(cls, folder: str, names: Iterable[str], first: Iterable[str] = (), *, separator: str = os.sep) -> FileNames:
+        """``first`` and then ``names`` sorted, with folders divided by ``/`` on every system."""
         # Where the separator is another, a backslash is a character like any other.
         shared = {name.replace("\\", "/") if separator == "\\" else name for name in names}
-        super().__init__([*first, *sorted(shared)])
-        self.folder = folder
+        made = cls([*first, *sorted(shared)])
+        made.folder = folder
+        return made
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and any(list.__contains__(self, spelling) for spelling in spellings(name))

@@ -21,7 +21,7 @@ from hyvideo_core.preview.latent_rgb import Rows
 from hyvideo_core.sample import Step
 from hyvideo_core.sampling_plan import SamplingPlan
 
-from . import host, panel, planning, viewers
+from . import host, http, panel, planning, viewers
 from .panel import Panel
 from .progress import Progress
 
@@ -74,8 +74,9 @@ class Watching:
             return load_taehv(path, dtype=torch.float32 if device.type == "cpu" else torch.float16, device=device)
         except Exception as error:
             # A preview is no reason to fail, whatever is wrong: the file, or a card that is full.
-            reason = f"{name} in {folder} cannot be used: {error}"
-            self._remark("taehv_unusable", reason, file=name, folder=folder, error=str(error))
+            words = http.words(error)
+            reason = f"{name} in {folder} cannot be used: {words}"
+            self._remark("taehv_unusable", reason, file=name, folder=folder, error=words)
             return None
 
     def _own_rows(self, transformer_file: Path) -> Rows | None:

@@ -176,8 +176,6 @@ def decoder_of(workflow: Workflow, decoder: str, vae: str | None) -> Decoder:
 
 def _tiling(workflow: Workflow, decoder: str) -> Tiling | str | None:
     choice = workflow.choice(decoder, "tiling")
-    if choice is None:
-        raise HyVideoError(f"{workflow.called(decoder)}: tiling must be auto, tiled or whole. Choose one of them.")
     if choice["tiling"] == "tiled":
         return Tiling(choice["tile_size"], choice["tile_frames"], choice["overlap"])
     return None if choice["tiling"] == "whole" else AUTO

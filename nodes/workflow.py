@@ -20,21 +20,21 @@ from .names import FileNames
 PRIMITIVES, PRIMITIVE_VALUE = ("PrimitiveInt", "PrimitiveFloat", "PrimitiveString", "PrimitiveBoolean"), "value"
 #: Types of inputs with a value of their own, and what Python calls those.
 PLAIN = {io.Int.Input: (int,), io.Float.Input: (int, float), io.Boolean.Input: (bool,), io.String.Input: (str,)}
-#: Characters of a value that an error shows.
-SHOWN = 80
+#: Characters of a value, and entries of a list, that an error shows.
+SHOWN, ENTRIES_SHOWN = 80, 4
 
 NodeClasses = Mapping[str, type[io.ComfyNode]]
 
 
 class MissingFile(HyVideoError):
-    """A node's file is not there: ``file`` by its name, and the ``folder`` of models that it belongs into."""
+    """A node's file is not there: ``file`` by its name, and the ``folder`` that it belongs into, as ``models/vae``."""
 
     def __init__(self, where: str, file: str, folder: str) -> None:
         super().__init__(
-            f"{where} is {shown(file)}, which is not in its list. Put the file into models/{folder} and press R to "
+            f"{where} is {shown(file)}, which is not in its list. Put the file into {folder} and press R to "
             "refresh the lists, or choose another."
         )
-        self.file, self.folder = file[:SHOWN], folder
+        self.file, self.folder = _shortened(file), folder
 
 
 class Workflow:
@@ -117,23 +117,26 @@ class Workflow:
         inputs = self._classes[self.kind(name)].define_schema().inputs
         return [each for each in inputs if isinstance(each, (*PLAIN, io.Combo.Input))]
 
-    def choice(self, name: str, field: str) -> dict[str, Any] | None:
-        """A dynamic choice with its own inputs, checked, as the node is given it; None for one that is not known."""
+    def choice(self, name: str, field: str) -> dict[str, Any]:
+        """A dynamic choice with its own inputs, checked, as the node is given it."""
         schema = self._classes[self.kind(name)].define_schema()
         (combo,) = [each for each in schema.inputs if each.id == field]
-        chosen = self._value(self.inputs(name).get(field))
-        for option in combo.options:
-            if option.key == chosen:
-                inner = {each.id: self._checked(name, each, f"{field}.{each.id}") for each in option.inputs}
-                return {field: chosen, **inner}
-        return None
+        inner = {option.key: option.inputs for option in combo.options}
+        where, value = self._given(name, field)
+        chosen = _of_list(where, value, list(inner))
+        return {field: chosen, **{each.id: self._checked(name, each, f"{field}.{each.id}") for each in inner[chosen]}}
 
-    def _checked(self, name: str, field: io.Input, key: str) -> Any:
+    def _given(self, name: str, key: str) -> tuple[str, Any]:
+        """An input as an error names it, and its value."""
         value, where = self._value(self.inputs(name).get(key)), f"{self.called(name)}: {key}"
         if value is None:
             raise HyVideoError(f"{where} is missing. Give it a value.")
         if is_link(value):
             raise HyVideoError(f"{where} is wired to a node and known only when that has run. Give it a value.")
+        return where, value
+
+    def _checked(self, name: str, field: io.Input, key: str) -> Any:
+        where, value = self._given(name, key)
         if isinstance(field, io.Combo.Input):
             return _of_list(where, value, field.options)
         types = next(types for kind, types in PLAIN.items() if isinstance(field, kind))
@@ -160,7 +163,8 @@ def _of_list(where: str, value: Any, options: Sequence[str]) -> str:
         return value
     if isinstance(value, str) and isinstance(options, FileNames):
         raise MissingFile(where, value, options.folder)
-    raise HyVideoError(f"{where} is {shown(value)}, which is not in its list. Choose another.")
+    some = ", ".join([*options[:ENTRIES_SHOWN], *(["…"] if len(options) > ENTRIES_SHOWN else [])])
+    raise HyVideoError(f"{where} is {shown(value)}, which is not in its list ({some}). Choose another.")
 
 
 def is_link(value: Any) -> bool:
@@ -172,5 +176,8 @@ def is_link(value: Any) -> bool:
 
 def shown(value: Any) -> str:
     """A value as an error shows it: no more of it than tells what it is."""
-    text = repr(value)
+    return _shortened(repr(value))
+
+
+def _shortened(text: str) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

@@ -17,21 +17,22 @@ export function duration(seconds, say) {
 /** The lines that tell of a plan (the answer of /hyvideo/plan). */
 export function costLines(plan, say) {
   const lines = [samplingLine(plan, say), decodingLine(plan, say)];
-  if (!plan.fits && !plan.instead.length) lines.push(say("nothingFits"));
+  if (!plan.fits && !plan.instead.length) lines.push(say(isOnCpu(plan) ? "nothingFitsCpu" : "nothingFits"));
   if (plan.sampling.fits) lines.push(timeLine(plan, say));
   return lines;
 }
 
-/** What a file's place has to be for a plan, in words. */
-export function missingText({ file, folder }, say) {
-  return say("missing", { file, folder: `models/${folder}` });
+/** Whether a plan is for the CPU, with no card that the question gave. */
+function isOnCpu({ memory }) {
+  return memory.device === "cpu" && !memory.is_given;
 }
 
-function samplingLine({ sampling, memory }, say) {
+function samplingLine(plan, say) {
+  const { sampling } = plan;
   if (!sampling.fits) {
     return say("samplingTooBig", { needed: gigabytes(sampling.needed_bytes), ...roomOf(sampling, say) });
   }
-  return plannedSampling(sampling, memory.device === "cpu" && !memory.is_given, say);
+  return plannedSampling(sampling, isOnCpu(plan), say);
 }
 
 /** On a CPU mapped weights give way, so that what is free now says little. */
@@ -62,7 +63,7 @@ function blocks({ blocks, resident_blocks, streamed_bytes, streaming_shows }, is
 function decodingLine({ decoding }, say) {
   if (!decoding) return say("otherDecoder");
   if (decoding.fits === null) {
-    const error = decoding.missing ? missingText(decoding.missing, say) : decoding.text;
+    const error = decoding.missing ? say("missing", decoding.missing) : decoding.text;
     return say("decodingUnknown", { error });
   }
   const room = { free: gigabytes(decoding.limit_bytes), where: say("free") };
@@ -91,4 +92,10 @@ export function offers(plan, say) {
     if (changes.batch_size) return { text: say("oneClip"), changes };
     return { text: say("smaller", changes), changes };
   });
+}
+
+/** The widgets that an offer changes, as [name, value], where `sizes` can be chosen; undefined for one that cannot. */
+export function widgetsOf({ width, height, ...plain }, sizes) {
+  const size = () => sizes.find((name) => name.includes(`${width}×${height}`));
+  return [...Object.entries(plain), ...(width ? [["resolution", size()]] : [])];
 }

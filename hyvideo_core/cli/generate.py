@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from hyvideo_core import video
 from hyvideo_core.cli import naming
 from hyvideo_core.cli.arguments import NEGATIVE_PROMPT, Arguments
 from hyvideo_core.cli.machine import Machine, available_bytes
@@ -28,14 +29,14 @@ from hyvideo_core.text import IMAGE, VIDEO, TextEncoders
 from hyvideo_core.types import Conditioning
 from hyvideo_core.vae import VAE, Tiling
 from hyvideo_core.vae.images import decoded_images
-from hyvideo_core.video import ffmpeg, write_first_free
 from hyvideo_core.weights import load_clip, load_dit, load_mllm, load_vae
 
 logger = logging.getLogger(__name__)
 
 #: Part of the free memory of the host that may be page-locked for weights that stream.
 LOCKED_SHARE = 0.5
-FPS = 24.0
+#: How the videos are saved: H.264 at the model's 24 frames a second.
+SAVED = video.Video(fps=24.0)
 
 
 def generate(arguments: Arguments) -> Iterator[Path]:
@@ -49,7 +50,7 @@ def generate(arguments: Arguments) -> Iterator[Path]:
         logger.info("%s", line)
     # Before hours are spent on what could not be saved.
     arguments.save_path.mkdir(parents=True, exist_ok=True)
-    ffmpeg.program()
+    video.check(SAVED)
     prompts = _encoded(job)
     machine.release()
     latents = _sampled(job, *prompts)
@@ -191,4 +192,4 @@ def _written(job: Job, vae: VAE, latent: torch.Tensor, seed: int, tiling: Tiling
 
         frames = decoded_images(vae, latent, tiling, progress)
         paths = naming.paths(job.arguments.save_path, datetime.now(), seed, job.arguments.prompt)
-        return write_first_free(frames, paths, fps=FPS), tiling
+        return video.write(frames, paths, SAVED).path, tiling

@@ -3,7 +3,7 @@
 from hyvideo_core.video.formats import FORMATS, H264, Choice, Format, Number, Option, Switch
 from hyvideo_core.video.frames import Frame, Image, frame
 from hyvideo_core.video.sound import Sound
-from hyvideo_core.video.writer import Saved, Video, write, write_first_free, write_mp4
+from hyvideo_core.video.writer import Saved, Video, check, write, write_mp4
 
 __all__ = [
     "FORMATS",
@@ -18,8 +18,8 @@ __all__ = [
     "Sound",
     "Switch",
     "Video",
+    "check",
     "frame",
     "write",
-    "write_first_free",
     "write_mp4",
 ]

@@ -66,20 +66,16 @@ def write_mp4(
     crf: int = 16,
     metadata: Mapping[str, object] | None = None,
 ) -> None:
-    """``write_first_free`` with one name: raises ``FileExistsError`` if it is taken."""
-    write_first_free(images, [path], fps=fps, crf=crf, metadata=metadata)
+    """``write`` as H.264, yuv420p in BT.709, with ``crf`` 0 (lossless to the eye and huge) to 51.
+
+    Raises ``FileExistsError`` if the path is taken.
+    """
+    write(images, [path], Video(chosen={"crf": crf}, fps=fps, metadata=metadata or {}))
 
 
-def write_first_free(
-    images: Iterable[Image],
-    paths: Iterable[Path],
-    *,
-    fps: float = 24.0,
-    crf: int = 16,
-    metadata: Mapping[str, object] | None = None,
-) -> Path:
-    """``write`` as H.264, yuv420p in BT.709, with ``crf`` 0 (lossless to the eye and huge) to 51."""
-    return write(images, paths, Video(chosen={"crf": crf}, fps=fps, metadata=metadata or {})).path
+def check(video: Video) -> None:
+    """Raise what ``write`` raises for ``video`` before it takes an image: for those who would compute it in vain."""
+    _wanted(video)
 
 
 def write(images: Iterable[Image], paths: Iterable[Path], video: Video) -> Saved:

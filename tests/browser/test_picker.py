@@ -89,6 +89,44 @@ def test_an_answer_that_comes_late_does_not_replace_a_newer_one(page):
     assert cost.get_attribute("data-state") == "fits"
 
 
+#: Whether the list of sizes takes its value by a wire.
+WIRED = """([id, wired]) => {
+    const size = app.graph.getNodeById(id);
+    const place = size.inputs.findIndex(({ name }) => name === 'resolution');
+    if (!wired) return size.disconnectInput(place);
+    const primitive = LiteGraph.createNode('PrimitiveNode');
+    app.graph.add(primitive);
+    primitive.connect(0, size, place);
+}"""
+
+
+@pytest.mark.where(newest=True)
+def test_an_offer_is_taken_where_its_widgets_can_hold_it(page):
+    node, picker = open_picker(page)
+
+    def too_large(route: Any) -> None:
+        instead = [{"frames": 5}, {"width": 960, "height": 544}, {"width": 16, "height": 16}]
+        route.fulfill(json={**route.fetch().json(), "fits": False, "instead": instead})
+
+    page.page.route("**/hyvideo/plan*", too_large)
+    try:
+        page.set(node, {"frames": 9})
+        fewer, smaller, unlisted = (picker.get_by_test_id("hyv-picker-offer").nth(place) for place in range(3))
+        expect(unlisted).to_be_disabled(timeout=ANSWER_MS)
+        expect(smaller).to_be_enabled()
+        page.page.evaluate(WIRED, [node, True])
+        expect(smaller).to_be_disabled(timeout=ANSWER_MS)
+        page.page.evaluate(WIRED, [node, False])
+        expect(smaller).to_be_enabled(timeout=ANSWER_MS)
+        for offer in (smaller, fewer):
+            offer.click()
+            page.settle()
+        inputs = page.prompt()[str(node)]["inputs"]
+        assert (inputs["resolution"], inputs["frames"]) == ("540p 16:9 · 960×544", 5)
+    finally:
+        page.page.unroute("**/hyvideo/plan*")
+
+
 #: A node of another pack whose widget must be asked by nobody but a job that starts.
 RECORDER = """() => {
     window.asked = 0;

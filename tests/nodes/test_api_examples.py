@@ -143,9 +143,23 @@ def test_an_example_tells_where_no_server_answers(folder: Path, tmp_path: Path, 
 
 def test_an_address_without_http_is_told(folder: Path, tmp_path: Path) -> None:
     done = run(command(PYTHON, folder, "hyvideo_demo_t2v", PROMPT), "127.0.0.1:8188", tmp_path)
+    assert done.returncode == 2
+    assert "--server: is '127.0.0.1:8188', but must begin with http:// or https://" in done.stderr
+
+
+def test_a_workflow_that_is_not_there_is_told_with_those_that_are(folder: Path, tmp_path: Path) -> None:
+    done = run(command(PYTHON, folder, "none_such", PROMPT), "http://127.0.0.1:1", tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith("127.0.0.1:8188: ")
-    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith(f"There is no {folder / 'none_such.json'}. ")
+    assert all(path.stem in done.stderr for path in folder.glob("*.json"))
+
+
+@pytest.mark.parametrize("content", [b'{"1": {} "2": {}}', b"\xff\xfe{"])
+def test_a_workflow_that_cannot_be_read_is_told_with_its_file(folder: Path, tmp_path: Path, content: bytes) -> None:
+    (folder / "broken.json").write_bytes(content)
+    done = run(command(PYTHON, folder, "broken", PROMPT), "http://127.0.0.1:1", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{folder / 'broken.json'} holds no workflow (")
 
 
 def test_a_python_without_websocket_client_is_told_what_to_install(folder: Path, tmp_path: Path) -> None:
@@ -275,24 +289,31 @@ def test_a_job_that_goes_on_is_waited_for(
     assert example_module.has_ended("", "", {}) is ended
 
 
-def test_success_is_believed_once_the_outputs_can_be_asked_for(
+def test_files_are_fetched_once_the_job_is_on_record(
     example_module: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # Source: ComfyUI execution.py: execution_success is sent before PromptQueue.task_done writes the history.
-    answers = iter(["in_progress", "in_progress", "completed"])
-    asked: list[str] = []
+    saved = {"filename": "a.mp4", "subfolder": "video", "type": "output"}
+    histories = iter([{}, {}, {"a job": {"outputs": {"7": {"images": [saved], "animated": [True]}}}}])
 
     def answer(_server: str, path: str) -> bytes:
-        asked.append(path)
-        return json.dumps({"status": next(answers)}).encode()
-
-    class Socket:
-        def recv(self) -> str:
-            return json.dumps({"type": "execution_success", "data": {"prompt_id": "a job"}})
+        if path == "/history/a job":
+            return json.dumps(next(histories)).encode()
+        assert path == "/view?filename=a.mp4&subfolder=video&type=output"
+        return b"a video"
 
     monkeypatch.setattr(example_module, "request", answer)
-    example_module.follow("", Socket(), "a job", {}, tmp_path)
-    assert asked == ["/api/jobs/a job"] * 3
+    assert example_module.download("", "a job", tmp_path) == [tmp_path / "a.mp4"]
+    assert (tmp_path / "a.mp4").read_bytes() == b"a video"
+
+
+def test_a_success_without_a_record_is_told_as_that(
+    example_module: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(example_module, "request", lambda *_: b"{}")
+    monkeypatch.setattr(example_module, "RECORD_S", 0.1)
+    with pytest.raises(example_module.Failed, match=r"^Job 5 succeeded, but http://there has no record of its files"):
+        example_module.download("http://there", "5", tmp_path)
 
 
 def test_a_message_that_is_no_preview_is_not_kept(example_module: ModuleType, tmp_path: Path) -> None:

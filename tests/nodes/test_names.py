@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+from dataclasses import asdict, dataclass
 from pathlib import PureWindowsPath
 
 import jobs
@@ -22,15 +23,25 @@ SHARED = PLACE.as_posix()
 
 
 def test_a_list_made_on_windows_has_the_names_of_one_made_elsewhere():
-    windows = names.FileNames([str(PLACE), "b.gguf"], first=["none"], separator="\\")
-    elsewhere = names.FileNames(["b.gguf", SHARED], first=["none"], separator="/")
+    windows = names.FileNames.of("models/vae", [str(PLACE), "b.gguf"], first=["none"], separator="\\")
+    elsewhere = names.FileNames.of("models/vae", ["b.gguf", SHARED], first=["none"], separator="/")
     assert list(windows) == list(elsewhere) == ["none", SHARED, "b.gguf"]
     assert json.loads(json.dumps(windows)) == list(windows)
 
 
+def test_the_hosts_copy_for_the_browser_keeps_the_order():
+    # Source: ComfyUI comfy_api/latest/_io.py: a node's information for the browser is made by dataclasses.asdict.
+    @dataclass
+    class Info:
+        options: list[str]
+
+    options = names.FileNames.of("models/vae", ["b", "a"], first=["none"])
+    assert asdict(Info(options)) == {"options": ["none", "a", "b"]}
+
+
 @pytest.mark.parametrize("separator", ["\\", "/"])
 def test_either_spelling_is_in_the_list_and_nothing_else(separator):
-    found = names.FileNames([separator.join(PLACE.parts)], first=["none"], separator=separator)
+    found = names.FileNames.of("models/vae", [separator.join(PLACE.parts)], first=["none"], separator=separator)
     for name in (str(PLACE), SHARED, "none"):
         assert name in found
     for name in ("a b.safetensors", SHARED + "\\", "", None, 1):
@@ -38,8 +49,8 @@ def test_either_spelling_is_in_the_list_and_nothing_else(separator):
 
 
 def test_where_a_backslash_is_a_character_a_name_with_one_stays_as_it_is():
-    assert list(names.FileNames(["odd\\name.safetensors"], separator="/")) == ["odd\\name.safetensors"]
-    assert "odd\\name.safetensors" in names.FileNames(["odd\\name.safetensors"], separator="/")
+    assert list(names.FileNames.of("models/vae", ["odd\\name.safetensors"], separator="/")) == ["odd\\name.safetensors"]
+    assert "odd\\name.safetensors" in names.FileNames.of("models/vae", ["odd\\name.safetensors"], separator="/")
 
 
 @pytest.fixture

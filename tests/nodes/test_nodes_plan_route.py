@@ -390,7 +390,7 @@ def test_a_missing_vae_does_not_hide_the_plan_of_sampling(planned):
     assert answer["sampling"]["fits"]
     assert answer["decoding"]["fits"] is None
     assert "absent.safetensors" in answer["decoding"]["text"]
-    assert answer["decoding"]["missing"] == {"file": "absent.safetensors", "folder": "vae"}
+    assert answer["decoding"]["missing"] == {"file": "absent.safetensors", "folder": "models/vae"}
     assert answer["fits"]
 
 
@@ -413,7 +413,7 @@ def test_a_damaged_vae_does_not_hide_it_either(planned, place):
         ({"model.model": ["x", 0]}, "known only when that has run"),
         ({"model.model": {"a": 1}}, "not in its list"),
         ({"model.model": None}, "model is missing"),
-        ({"model.attention": "none such"}, "not in its list"),
+        ({"model.attention": "none such"}, "attention is 'none such', which is not in its list (auto, sdpa"),
         ({"size.frames": 16}, "must be 4n+1"),
         ({"size.frames": 10**30}, "must lie between 1 and 1025"),
         ({"size.frames": 10**400}, "must lie between 1 and 1025"),
@@ -423,8 +423,11 @@ def test_a_damaged_vae_does_not_hide_it_either(planned, place):
         ({"size.frames": True}, "must be of type INT"),
         ({"size.frames": None}, "frames is missing"),
         ({"size.batch_size": 10**9}, "must lie between 1 and 64"),
-        ({"size.resolution": "a size of my own"}, "resolution is missing or unknown"),
-        ({"size.resolution": ["size", 0]}, "resolution is missing or unknown"),
+        (
+            {"size.resolution": "a size of my own"},
+            "resolution is 'a size of my own', which is not in its list (720p 16:9",
+        ),
+        ({"size.resolution": ["size", 0]}, "known only when that has run"),
         ({"size.resolution.width": 10**6}, "must lie between 16 and 4096"),
         ({"size.resolution.width": 65}, "must be a multiple of 16"),
         ({"size.resolution.width": None}, "resolution.width is missing"),
@@ -467,8 +470,14 @@ def test_a_bad_request_is_refused_with_the_reason(refusal, body, words):
 def test_pages_may_ask_for_refusals_that_are_no_fault_of_theirs(studio):
     answer = studio.client.post(f"{PATH}?refusals=200", {"prompt": jobs.text_to_latent({"model.model": "absent"})})
     assert "not in its list. Put the file into models/diffusion_models" in answer["error"]
-    assert answer["missing"] == {"file": "absent", "folder": "diffusion_models"}
+    assert answer["missing"] == {"file": "absent", "folder": "models/diffusion_models"}
     assert "fits" not in answer
+
+
+def test_a_long_name_of_a_missing_file_is_cut_with_a_sign(studio):
+    prompt = jobs.text_to_latent({"model.model": "a" * 500})
+    answer = studio.client.post(f"{PATH}?refusals=200", {"prompt": prompt})
+    assert answer["missing"]["file"] == "a" * 80 + "…"
 
 
 def test_a_request_of_many_megabytes_is_refused_unread(refusal):
@@ -490,7 +499,10 @@ def test_a_request_of_many_megabytes_is_refused_unread(refusal):
         ({"model": jobs.MODEL, **SIZE, "vae": "absent.safetensors"}, "models/vae"),
         ({"model": jobs.MODEL, **SIZE, "vae_dtype": "float16"}, "vae_dtype is not known"),
         ({"model": jobs.MODEL, **SIZE, "vae": jobs.VAE, "vae_dtype": "float8"}, "dtype is 'float8'"),
-        ({"model": jobs.MODEL, **SIZE, "tiling": "none"}, "tiling must be auto, tiled or whole"),
+        (
+            {"model": jobs.MODEL, **SIZE, "tiling": "none"},
+            "tiling is 'none', which is not in its list (auto, tiled, whole)",
+        ),
         ({"model": jobs.MODEL, **SIZE, "tiling.tile_size": 64}, "tiling.tile_size is not known"),
         ({"model": jobs.MODEL, **SIZE, "tiling": "tiled", "tiling.tile_size": 1}, "must lie between 64 and 2048"),
         ({"model": jobs.MODEL, **SIZE, "tiling": "tiled", "tiling.tile_size": 68}, "must be a positive multiple of 8"),

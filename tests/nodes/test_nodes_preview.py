@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import struct
 import uuid
@@ -312,6 +313,19 @@ def test_a_broken_taehv_is_named_once_and_the_quick_previews_go_on(studio, liste
     (remark,) = heard.of("hyvideo.progress")[-1]["remarks"]
     assert (remark["code"], remark["file"]) == ("taehv_unusable", "taehv.safetensors")
     assert remark["text"].endswith(f"taehv.safetensors in models/vae_approx cannot be used: {remark['error']}")
+
+
+def test_a_taehv_that_may_not_be_read_is_told_without_the_servers_folders(studio, listener, place):
+    path = place("vae_approx/taehv.safetensors", tiny_decoder())
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user may read every file")
+    client = listener()
+    client.choose("auto")
+    told = client.run(job(studio)).of("hyvideo.progress")
+    (remark,) = told[-1]["remarks"]
+    assert (remark["code"], remark["error"]) == ("taehv_unusable", "taehv.safetensors: Permission denied")
+    assert str(studio.server.base) not in json.dumps(told)
 
 
 def test_a_stopped_run_says_so_in_the_panel(studio, with_panel):

@@ -94,7 +94,7 @@ def test_on_a_cpu_all_memory_and_free_memory_have_words_of_their_own():
 
 
 def test_a_missing_file_is_told_with_its_place():
-    decoding = {"fits": None, "text": "node 7", "missing": {"file": "vae.safetensors", "folder": "vae"}}
+    decoding = {"fits": None, "text": "node 7", "missing": {"file": "vae.safetensors", "folder": "models/vae"}}
     assert "Decoding unknown: vae.safetensors is not in models/vae. Put it there" in told(decoding=decoding)
     assert "models/vae 里没有 vae.safetensors" in told("zh", decoding=decoding)
 
@@ -130,6 +130,30 @@ def test_what_does_not_fit_is_told_without_a_time():
     offered = evaluated(f"offers({json.dumps({'instead': instead})}, textsOf('en'))", "cost.js", "say.js")
     assert [each["changes"] for each in offered] == instead
     assert "45 frames" in offered[0]["text"]
+
+
+def test_where_nothing_fits_a_card_is_named_only_where_there_is_one():
+    sampling = {"fits": False, "needed_bytes": 80 * GB, "limit_bytes": 64 * GB}
+    for locale, card, here in (("en", "the card", "this computer's memory"), ("zh", "显存", "这台电脑的内存")):
+        last = told(locale, sampling=sampling, fits=False).splitlines()[-1]
+        assert card in last
+        for is_given in (False, True):
+            cpu = {"memory": {"device": "cpu", "is_given": is_given}}
+            last = told(locale, sampling=sampling, fits=False, **cpu).splitlines()[-1]
+            assert (card in last, here in last) == (is_given, not is_given)
+
+
+def test_an_offer_is_taken_by_the_widgets_that_hold_it():
+    sizes = ["544p 16:9 · 960×544", "custom"]
+
+    def widgets(**changes):
+        return evaluated(f"widgetsOf({json.dumps(changes)}, {json.dumps(sizes)})", "cost.js")
+
+    assert widgets(frames=45) == [["frames", 45]]
+    assert widgets(batch_size=1) == [["batch_size", 1]]
+    assert widgets(width=960, height=544) == [["resolution", "544p 16:9 · 960×544"]]
+    # In JSON undefined is null: no value is written for a size that the list does not have.
+    assert widgets(width=544, height=960) == [["resolution", None]]
 
 
 @pytest.mark.parametrize("locale", ["zh", "zh-TW"])

@@ -1,7 +1,7 @@
 // The picker's part of a node. It is no part of the workflow: neither saved with it nor sent to the server.
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
-import { costLines, missingText, offers } from "../cost.js";
+import { costLines, offers, widgetsOf } from "../cost.js";
 import { textsOf } from "../say.js";
 import { isWired, jobId, setWidget, widgetOf } from "./graph.js";
 import { aspect, framesOf, latentShape, secondsOf, snappedFrames, snappedSide } from "./size.js";
@@ -92,6 +92,7 @@ export class Picker {
     this.say = textsOf(app.extensionManager.setting.get("Comfy.Locale"));
     this.#snap();
     this.#show();
+    this.#lockOffers();
     if (prompt === this.#seen && prompt !== this.#asked) {
       this.#asked = prompt;
       this.#ask(id, prompt);
@@ -259,12 +260,13 @@ export class Picker {
     this.cost.style.color = fits === false ? "#e5a400" : "";
     this.offers.replaceChildren();
     if (code === "unconnected") this.cost.textContent = this.say("unconnected");
-    else if (missing) this.cost.textContent = this.say("failed", { error: missingText(missing, this.say) });
+    else if (missing) this.cost.textContent = this.say("failed", { error: this.say("missing", missing) });
     else if (error) this.cost.textContent = this.say("failed", { error });
     else {
       this.cost.textContent = costLines(this.#answer, this.say).join("\n");
       for (const offer of offers(this.#answer, this.say)) this.offers.append(this.#offerButton(offer));
     }
+    this.#lockOffers();
     this.offers.hidden = !this.offers.childElementCount;
     this.offers.style.display = this.offers.hidden ? "none" : "flex";
   }
@@ -272,19 +274,19 @@ export class Picker {
   #offerButton({ text, changes }) {
     const button = element("button", STYLE.offer, "hyv-picker-offer");
     button.textContent = text;
-    button.disabled = Object.keys(changes).some((name) => isWired(this.node, name));
-    button.addEventListener("click", () => this.#take(changes));
+    const sizes = [...(widgetOf(this.node, "resolution")?.options?.values ?? [])].map(String);
+    button.widgets = widgetsOf(changes, sizes);
+    button.addEventListener("click", () => button.widgets.forEach((each) => setWidget(this.node, ...each)));
     button.addEventListener("pointerdown", (happened) => happened.stopPropagation());
     return button;
   }
 
-  /** Change the node's widgets as an offer says. */
-  #take({ width, height, ...plain }) {
-    for (const [name, value] of Object.entries(plain)) setWidget(this.node, name, value);
-    if (!width) return;
-    const names = [...(widgetOf(this.node, "resolution")?.options?.values ?? [])];
-    const named = names.find((name) => String(name).includes(`${width}×${height}`));
-    setWidget(this.node, "resolution", named);
+  /** Offers whose values a wire gives, or a list does not have, cannot be taken. A wire need not change the workflow. */
+  #lockOffers() {
+    for (const button of this.offers.children) {
+      button.disabled = button.widgets.some(([name, value]) => value === undefined || isWired(this.node, name));
+      button.style.opacity = button.disabled ? 0.5 : "";
+    }
   }
 
   /** As high as the content is; the node is made wide and high enough for it. */

@@ -30,16 +30,18 @@ Json = dict[str, Any]
 HERE = Path(__file__).resolve().parent
 #: After so long without a word about the job the server is asked how it is.
 SILENCE_S = 5.0
+#: A job that has succeeded is on record after a moment; so long it is waited for.
+RECORD_S = 30.0
 PREVIEW = 1
 SIGNATURES = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp"}
 
 
 class Failed(Exception):
-    """A job did not end well; the message is the server's own."""
+    """A job did not begin or end well; of what the server refuses, the message is its own."""
 
 
 def main() -> None:
-    """One job from the command line; the exit status is 0, 1 for a failure, 130 after Ctrl-C."""
+    """One job from the command line; the exit status is 0, 1 for a failure, 2 for a bad argument, 130 after Ctrl-C."""
     arguments = parse()
     try:
         run(arguments)
@@ -51,7 +53,7 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """The whole of it. Raises ``Failed``, or ``OSError`` where no ComfyUI answers."""
-    workflow = json.loads((HERE / f"{arguments.workflow}.json").read_text("utf-8"))
+    workflow = read(arguments.workflow)
     client_id = str(uuid.uuid4())
     address = arguments.server.replace("http", "ws", 1)
     # Before the job is queued, so that nothing of it is missed.
@@ -81,7 +83,23 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--image", type=Path, help="an image to upload, for workflows with a node titled Image")
     parser.add_argument("--seed", type=int, help="seed of the noise (default: the workflow's)")
     parser.add_argument("--output", type=Path, default=Path(), help="folder of the results (default: this one)")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if not arguments.server.startswith(("http://", "https://")):
+        parser.error(f"argument --server: is '{arguments.server}', but must begin with http:// or https://")
+    return arguments
+
+
+def read(name: str) -> Json:
+    """A workflow of this folder. Raises ``Failed`` if there is none of this name, or its file holds none."""
+    path = HERE / f"{name}.json"
+    if not path.is_file():
+        names = ", ".join(sorted(each.stem for each in HERE.glob("*.json")))
+        raise Failed(f"There is no {path}. Workflows are the .json files beside {Path(__file__).name}: {names}")
+    try:
+        workflow: Json = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise Failed(f"{path} holds no workflow ({error}). Export it again by File → Export (API).") from error
+    return workflow
 
 
 def upload(server: str, image: Path) -> str:
@@ -155,9 +173,6 @@ def follow(server: str, socket: websocket.WebSocket, job: str, workflow: Json, f
         elif kind == "execution_interrupted":
             raise Failed(f"{title(workflow, data['node_id'])}: interrupted")
         elif kind == "execution_success":
-            # Told a moment before the outputs can be asked for.
-            while not has_ended(server, job, workflow):
-                time.sleep(0.05)
             return
 
 
@@ -197,7 +212,7 @@ def save_preview(message: bytes, folder: Path) -> None:
 def download(server: str, job: str, folder: Path) -> list[Path]:
     """Fetch every file that the job has saved into ``folder``; where they are now."""
     folder.mkdir(parents=True, exist_ok=True)
-    outputs = json.loads(request(server, f"/history/{job}"))[job]["outputs"]
+    outputs = record(server, job)["outputs"]
     found = [file for output in outputs.values() for files in output.values() for file in files]
     paths = []
     for file in found:
@@ -205,6 +220,17 @@ def download(server: str, job: str, folder: Path) -> list[Path]:
             paths.append(folder / Path(file["filename"]).name)
             paths[-1].write_bytes(request(server, f"/view?{urllib.parse.urlencode(file)}"))
     return paths
+
+
+def record(server: str, job: str) -> Json:
+    """What the server keeps of a job that has succeeded. Raises ``Failed`` if it keeps nothing."""
+    give_up = time.monotonic() + RECORD_S
+    # Success is told a moment before there is a record.
+    while job not in (history := json.loads(request(server, f"/history/{job}"))):
+        if time.monotonic() > give_up:
+            raise Failed(f"Job {job} succeeded, but {server} has no record of its files. Look in its output folder.")
+        time.sleep(0.05)
+    return dict(history[job])
 
 
 def request(server: str, path: str, body: Json | bytes | None = None, kind: str = "application/json") -> bytes:

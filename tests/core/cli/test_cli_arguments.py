@@ -119,6 +119,17 @@ def test_a_missing_ffmpeg_is_told_before_anything_is_loaded(call: Call, monkeypa
     assert "Install the package imageio-ffmpeg" in ending.said
 
 
+def test_an_ffmpeg_that_is_gone_or_is_none_is_told_before_anything_is_loaded(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "load_mllm", None)
+    for program, told in ((str(tmp_path / "gone"), "does not run as ffmpeg"), (sys.executable, "has no encoder")):
+        monkeypatch.setenv(ffmpeg.VARIABLE, program)
+        ending = call()
+        assert ending.status == 1
+        assert f"{program} {told}" in ending.said
+
+
 def test_a_python_that_lacks_packages_is_told_which_and_how_to_install_them() -> None:
     """Without its site-packages a Python has none of them."""
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
