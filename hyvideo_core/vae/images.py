@@ -53,8 +53,8 @@ def keyframe_clip(start: torch.Tensor, end: torch.Tensor, frames: int) -> torch.
     return torch.cat((start, black.expand(-1, -1, frames - 2, -1, -1), end), dim=2)
 
 
-def with_noise(video: torch.Tensor, strength: float, seed: int = 0) -> torch.Tensor:
-    """A video [B, 3, F, H, W] in −1…1 with normal noise times ``strength``; what is −1 stays black.
+def with_noise(video: torch.Tensor, strength: float, seed: int = 0, *, spares_black: bool = True) -> torch.Tensor:
+    """A video [B, 3, F, H, W] in −1…1 with normal noise times ``strength``; with ``spares_black`` what is −1 stays so.
 
     An image with a little noise moves more where a model makes it the beginning of a video.
     Source: ComfyUI-HunyuanVideoWrapper ``nodes.py`` (add_noise_to_reference_video).
@@ -62,7 +62,8 @@ def with_noise(video: torch.Tensor, strength: float, seed: int = 0) -> torch.Ten
     if not strength:
         return video
     noise = torch.randn(video.shape, generator=torch.Generator().manual_seed(seed)).to(video.device)
-    return torch.where(video == -1, video, video + strength * noise)
+    noisy = video + strength * noise
+    return torch.where(video == -1, video, noisy) if spares_black else noisy
 
 
 def evenly_bright(images: torch.Tensor) -> torch.Tensor:

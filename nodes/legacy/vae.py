@@ -186,8 +186,11 @@ class HyVideoEncodeKeyframes(io.ComfyNode):
         noise_aug_strength: float = 0.0,
         **choices: Any,
     ) -> io.NodeOutput:
-        # The noise was added to pixels of 0 to 1, which counts twice as much in those of −1 to 1.
-        ends = [with_noise(images_to_video(image[:1]), 2 * noise_aug_strength) for image in (start_image, end_image)]
+        # The noise was added to pixels of 0 to 1: in those of −1 to 1 it counts twice as much, and black has it too.
+        ends = [
+            with_noise(images_to_video(image[:1]), 2 * noise_aug_strength, spares_black=False)
+            for image in (start_image, end_image)
+        ]
         return _encoded(vae, keyframe_clip(*ends, num_frames), cls.hidden.unique_id, **choices)
 
 

@@ -83,6 +83,9 @@ def test_noise_is_in_proportion_to_its_strength_the_same_for_a_seed_and_leaves_b
     assert torch.equal(weak, with_noise(video, 0.1))
     assert not torch.equal(weak, with_noise(video, 0.1, seed=1))
     assert torch.equal(weak[:, :, :, :8], video[:, :, :, :8])
+    everywhere = with_noise(video, 0.1, spares_black=False)
+    assert torch.equal(everywhere[:, :, :, 8:], weak[:, :, :, 8:])
+    assert (everywhere - video)[:, :, :, :8].std().item() == pytest.approx(0.1, rel=0.1)
     torch.testing.assert_close(strong - video, 2 * (weak - video))
     assert (weak - video)[:, :, :, 8:].std().item() == pytest.approx(0.1, rel=0.05)
 
