@@ -110,12 +110,13 @@ def _decoding_values(plan: DecodingPlan) -> Json:
 
 def _time(job: Job, room: Room) -> Json | None:
     """What runs of this session tell of the time; None where they tell nothing."""
-    measured = pace.known(job.style)
-    if measured is None or room.is_given:
+    if room.is_given:
         return None
     shape = latent_shape(job)
-    expected = pace.expected(measured, planning.sampling(job.model, shape, room), shape, job.model)
-    if expected is None:
+    plan = planning.sampling(job.model, shape, room)
+    measured = pace.nearest(job.style, plan)
+    expected = measured and pace.expected(measured, plan, job.model)
+    if measured is None or expected is None:
         return None
     return {
         "first_step_s": expected.first_s,

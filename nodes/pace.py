@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
@@ -25,8 +26,11 @@ from .handles import ModelHandle
 FREE = (FirstFrame, ImageConcat, ImageToVideo, Inpainting, Keyframes, RFInversion, ScheduledPrompts)
 #: Features whose time does not go with the operations of the whole video.
 WITH_OWN_LAW = (ContextWindows, SlidingTileAttention)
-#: Styles of which the last run is remembered.
-REMEMBERED = 16
+#: Styles and sizes of which the last run is remembered.
+REMEMBERED = 64
+#: To how many times the operations, or what part of them, a time is scaled. Beyond that they do not decide: in a small
+#: run most of the time goes to what is the same in a large one.
+MOST_SCALED = 4.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Pace:
         return self.first_s + (steps - 1) * self.step_s
 
 
-_last: dict[Hashable, Pace] = {}
+_last: dict[tuple[Hashable, tuple[int, ...]], Pace] = {}
 
 
 def style(model: ModelHandle, guidance: Guidance, solver: str) -> Hashable:
@@ -57,28 +61,37 @@ def style(model: ModelHandle, guidance: Guidance, solver: str) -> Hashable:
 
 def keep(style: Hashable, pace: Pace) -> None:
     """Remember what a run measured."""
-    _last.pop(style, None)
-    _last[style] = pace
+    key = style, pace.latent_shape
+    _last.pop(key, None)
+    _last[key] = pace
     while len(_last) > REMEMBERED:
         del _last[next(iter(_last))]
 
 
-def known(style: Hashable) -> Pace | None:
-    """What the last run of a style measured."""
-    return _last.get(style)
+def nearest(style: Hashable, plan: SamplingPlan) -> Pace | None:
+    """What the last run of a style measured that has the most nearly as many operations as ``plan``."""
+    paces = [pace for (other, _), pace in _last.items() if other == style]
+    return min(paces, key=lambda pace: abs(math.log(_scale(pace, plan))), default=None)
 
 
-def expected(pace: Pace, plan: SamplingPlan, latent_shape: tuple[int, ...], model: ModelHandle) -> Pace | None:
-    """What another size would take, scaled by the operations of the plan; None where they do not decide.
+def expected(pace: Pace, plan: SamplingPlan, model: ModelHandle) -> Pace | None:
+    """What a run as planned would take, scaled by the operations of another; None where they do not decide.
 
     What the first step took beyond the others does not go with the size.
     """
-    if pace.latent_shape == latent_shape:
+    if pace.latent_shape == plan.latent_shape:
         return pace
-    measured = replace(plan, latent_shape=pace.latent_shape)
+    scale = _scale(pace, plan)
+    if not 1 / MOST_SCALED <= scale <= MOST_SCALED:
+        return None
     if any(isinstance(each, WITH_OWN_LAW) for each in model.extensions):
         return None
-    if plan.streaming_shows or measured.streaming_shows:
+    if plan.streaming_shows or replace(plan, latent_shape=pace.latent_shape).streaming_shows:
         return None
-    step_s = pace.step_s * plan.flops / measured.flops
-    return Pace(step_s + max(0.0, pace.first_s - pace.step_s), step_s, latent_shape)
+    step_s = pace.step_s * scale
+    return Pace(step_s + max(0.0, pace.first_s - pace.step_s), step_s, plan.latent_shape)
+
+
+def _scale(pace: Pace, plan: SamplingPlan) -> float:
+    """How many times the operations of what was measured a plan has."""
+    return plan.flops / replace(plan, latent_shape=pace.latent_shape).flops

@@ -22,6 +22,8 @@ from .wires import LATENT, LOADER, PLAN, VAE_LOADER, Unconnected, decoder_of, jo
 from .workflow import NodeClasses, Workflow, shown
 
 PATH = "/hyvideo/plan"
+#: What a POST may hold.
+FIELDS = {"prompt", "node", "memory_gb"}
 #: Far more than any workflow has.
 MAX_BODY_BYTES = 8 * 2**20
 MAX_MEMORY_GB = 1000.0
@@ -64,10 +66,12 @@ async def _answered(plan: Callable[[], cost.Json], status: int = 400) -> web.Res
 
 def _by_workflow(body: bytes, classes: NodeClasses) -> cost.Json:
     asked = http.parsed(body)
-    if not isinstance(asked, Mapping) or set(asked) - {"prompt", "node", "memory_gb"}:
+    unknown = sorted(set(asked) - FIELDS) if isinstance(asked, Mapping) else []
+    if unknown or not isinstance(asked, Mapping):
+        found = f"has {shown(unknown[0])}" if unknown else f"is {shown(asked)}"
         raise HyVideoError(
-            "The request must be a JSON object with prompt (a workflow in the API format), and if need be node (the id "
-            "of a HyVideo Empty Latent in it) and memory_gb."
+            f"The request {found}, but must be a JSON object with prompt (a workflow in the API format), and if need "
+            "be node (the id of a HyVideo Empty Latent in it) and memory_gb."
         )
     node = asked.get("node")
     if node is not None and not isinstance(node, str):

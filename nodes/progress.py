@@ -36,7 +36,7 @@ class Standing:
         """The same in words."""
         if self.total_s is not None:
             each = f": the first {self.first_s:.2f} s, then {self.each_s:.2f} s each" if self.made > 1 else ""
-            return f"{self.made} × {unit} in {self.total_s:.2f} s{each}"
+            return f"{self.made} {unit}{'' if self.made == 1 else 's'} in {self.total_s:.2f} s{each}"
         if self.last_s is not None:
             return f"{unit} {self.done}/{self.total} took {self.last_s:.2f} s · {self.left_s:.0f} s left"
         return f"{unit} {self.done}/{self.total}"

@@ -123,6 +123,24 @@ def test_an_example_says_what_is_wrong_with_a_workflow(
 
 
 @both
+@pytest.mark.parametrize(
+    ("workflow", "is_there", "told"),
+    [("hyvideo_demo_i2v", False, "there is no file"), ("hyvideo_demo_t2v", True, "no node titled Image")],
+)
+def test_an_example_refuses_an_image_that_is_not_there_or_that_no_node_takes(
+    server: Server, folder: Path, tmp_path: Path, example: str, workflow: str, is_there: bool, told: str
+) -> None:
+    image = tmp_path / "image.png"
+    if is_there:
+        square(image)
+    done = run(command(example, folder, workflow, PROMPT, image), server.url, tmp_path)
+    assert done.returncode != 0
+    assert not done.stdout
+    assert told in done.stderr.replace("There", "there")
+    assert "Traceback" not in done.stderr
+
+
+@both
 def test_an_example_ends_with_the_message_of_the_node_that_failed(
     server: Server, folder: Path, tmp_path: Path, example: str
 ) -> None:

@@ -282,11 +282,11 @@ def test_what_fits_nowhere_is_offered_nothing(by_names):
     assert answer["sampling"]["needed_bytes"] > 0.1e9
 
 
-# --- time -----------------------------------------------------------------------------------------------------
+# --- time: of what no other test runs, by a part of the steps that only these name ------------------------------
 
 
 def test_time_is_told_only_once_a_run_has_measured_it(studio, planned):
-    steps = {"sampler.steps": 4, "sampler.solver": "unipc"}
+    steps = {"sampler.steps": 4, "sampler.cfg_start": 0.11}
     job = jobs.text_to_latent({"sampler.seed": next(studio.unused_seeds), **steps})
     assert planned(job)["time"] is None
     studio.run(job)
@@ -294,7 +294,7 @@ def test_time_is_told_only_once_a_run_has_measured_it(studio, planned):
     assert not time["is_scaled"]
     assert time["steps"] == 4
     assert time["step_s"] == time["measured_step_s"] > 0
-    larger = planned(jobs.changed(job, {"size.frames": 65, "sampler.steps": 7}))["time"]
+    larger = planned(jobs.changed(job, {"size.frames": 33, "sampler.steps": 7}))["time"]
     assert larger["is_scaled"]
     assert larger["measured_size"] == [jobs.WIDTH_PX, jobs.HEIGHT_PX, jobs.FRAMES]
     assert larger["step_s"] > larger["measured_step_s"] == time["step_s"]
@@ -302,13 +302,26 @@ def test_time_is_told_only_once_a_run_has_measured_it(studio, planned):
     assert larger["first_step_s"] >= larger["step_s"]
 
 
+def test_of_two_sizes_the_nearer_tells_the_time_and_a_far_one_tells_none(studio, planned):
+    job = jobs.text_to_latent({"sampler.steps": 2, "sampler.cfg_start": 0.12})
+    for frames in (jobs.FRAMES, 33):
+        studio.run(jobs.changed(job, {"size.frames": frames, "sampler.seed": next(studio.unused_seeds)}))
+    told = {frames: planned(jobs.changed(job, {"size.frames": frames}))["time"] for frames in (jobs.FRAMES, 33, 41)}
+    assert {frames: (time["measured_size"][2], time["is_scaled"]) for frames, time in told.items()} == {
+        jobs.FRAMES: (jobs.FRAMES, False),
+        33: (33, False),
+        41: (33, True),
+    }
+    assert planned(jobs.changed(job, {"size.resolution.width": 1280, "size.resolution.height": 720}))["time"] is None
+
+
 def test_the_time_is_the_one_that_the_sampler_logs(studio, planned):
     job = jobs.text_to_latent({"sampler.seed": next(studio.unused_seeds), "sampler.steps": 3})
     studio.run(job)
     time = planned(job)["time"]
-    told = logged(studio, "sampling: 3 × step in ")[-1].split("sampling: ")[1]
+    told = logged(studio, "sampling: 3 steps in ")[-1].split("sampling: ")[1]
     first, each = time["first_step_s"], time["step_s"]
-    assert told == f"3 × step in {time['total_s']:.2f} s: the first {first:.2f} s, then {each:.2f} s each"
+    assert told == f"3 steps in {time['total_s']:.2f} s: the first {first:.2f} s, then {each:.2f} s each"
 
 
 @pytest.mark.parametrize(
@@ -317,10 +330,10 @@ def test_the_time_is_the_one_that_the_sampler_logs(studio, planned):
     ids=["another solver", "another format", "another guidance"],
 )
 def test_a_run_tells_nothing_of_the_time_of_other_settings(studio, planned, changes):
-    job = jobs.text_to_latent({"sampler.seed": next(studio.unused_seeds), "sampler.solver": "dpm++ 2m"})
+    job = jobs.text_to_latent({"sampler.seed": next(studio.unused_seeds), "sampler.cfg_start": 0.13})
     studio.run(job)
     assert planned(job)["time"]
-    assert planned(jobs.changed(job, {"sampler.solver": "dpm++ 2m", **changes}))["time"] is None
+    assert planned(jobs.changed(job, changes))["time"] is None
 
 
 def test_a_card_that_is_only_thought_of_has_no_time(studio, planned):
@@ -448,8 +461,8 @@ def test_a_bad_value_is_refused_with_its_name(refusal, changes, words):
         (b"", "not JSON"),
         (b"\xff\xfe", "not JSON"),
         (b"[" * 100_000, "not JSON"),
-        ([], "JSON object"),
-        ({"prompt": {}, "more": 1}, "JSON object"),
+        ([], "is [], but must be a JSON object"),
+        ({"prompt": {}, "more": 1}, "has 'more', but must be a JSON object"),
         ({}, "must be a workflow"),
         ({"prompt": []}, "must be a workflow"),
         ({"prompt": {"1": 5}}, "class_type and inputs"),

@@ -185,7 +185,7 @@ def test_the_log_has_the_numbers_of_the_panel(studio, with_panel):
     said = studio.server.log.read_text("utf-8", errors="replace")[before:]
     steps, plan = last["steps"], last["sampling"]
     each = f"the first {steps['first_s']:.2f} s, then {steps['each_s']:.2f} s each"
-    assert f"sampling: {STEPS} × step in {steps['total_s']:.2f} s: {each}" in said
+    assert f"sampling: {STEPS} steps in {steps['total_s']:.2f} s: {each}" in said
     room = f"{plan['limit_bytes'] / 1e9:.2f} GB {'memory in all' if plan['is_all_memory'] else 'free'}"
     assert f"predicted peak {plan['peak_bytes'] / 1e9:.2f} GB of {room}" in said
     assert f"all {plan['blocks']} blocks on the device" in said

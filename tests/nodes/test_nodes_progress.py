@@ -64,7 +64,7 @@ def test_what_stands_beside_the_bar_in_the_end_is_how_long_all_took(heard, serve
     _, texts = heard
     last = [text for name, text in texts if name == node][-1]
     seconds = r"\d+\.\d\d s"
-    assert re.fullmatch(rf"\d+ × {unit} in {seconds}: the first {seconds}, then {seconds} each", last), last
+    assert re.fullmatch(rf"\d+ {unit}s in {seconds}: the first {seconds}, then {seconds} each", last), last
     assert last in server.log.read_text("utf-8", errors="replace")
 
 

@@ -81,7 +81,7 @@ def test_a_plan_is_told_in_words():
     assert told() == (
         "Sampling: 17.2 GB of 22.1 GB free · all 60 blocks on the card\n"
         "Decoding: 3.28 GB of 22.1 GB free, tiles of 256 px, 64 frames\n"
-        "Time: not known before a run in this session"
+        "Time: not known before a run of about this size in this session"
     )
 
 

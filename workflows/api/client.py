@@ -86,6 +86,8 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if not arguments.server.startswith(("http://", "https://")):
         parser.error(f"argument --server: is '{arguments.server}', but must begin with http:// or https://")
+    if arguments.image and not arguments.image.is_file():
+        parser.error(f"argument --image: there is no file {arguments.image}")
     return arguments
 
 
@@ -114,7 +116,12 @@ def upload(server: str, image: Path) -> str:
 
 
 def fill(workflow: Json, prompt: str | None, image: str | None, seed: int | None) -> None:
-    """Write the values into the nodes: which is which, their titles and inputs tell."""
+    """Write the values into the nodes: which is which, their titles and inputs tell.
+
+    Raises ``Failed`` for an image that no node takes.
+    """
+    if image is not None and all(node["_meta"]["title"] != "Image" for node in workflow.values()):
+        raise Failed("This workflow has no node titled Image, so it takes no image. Leave --image out.")
     for node in workflow.values():
         inputs = node["inputs"]
         if prompt is not None and node["_meta"]["title"] == "Prompt":

@@ -21,11 +21,15 @@ fail() {
     exit 1
 }
 
+[ -f "$workflow" ] || fail "There is no $workflow."
+
 # 1. Upload the image into ComfyUI's input folder. The answer is its name there.
 name=
 if [ -n "$image" ]; then
-    name=$(curl -sS --fail-with-body "$server/upload/image" -F "image=@\"$image\"" |
-        jq -r 'if .subfolder == "" then .name else "\(.subfolder)/\(.name)" end')
+    [ -f "$image" ] || fail "There is no file $image."
+    jq -e 'any(.[]; ._meta.title == "Image")' "$workflow" >/dev/null || fail "$1 has no node titled Image."
+    stored=$(curl -sS --fail-with-body "$server/upload/image" -F "image=@\"$image\"") || fail "$stored"
+    name=$(printf '%s' "$stored" | jq -r 'if .subfolder == "" then .name else "\(.subfolder)/\(.name)" end')
 fi
 
 # 2. Write prompt and image into the nodes of these titles. In hyvideo_demo_i2v other nodes draw the image.
@@ -38,7 +42,7 @@ filled=$(jq --arg prompt "$prompt" --arg name "$name" --arg job "$job" '{prompt_
 
 # 3. Queue it. A refusal names the nodes and inputs.
 trap 'curl -sS -X POST "$server/api/jobs/$job/cancel" >/dev/null; exit 130' INT TERM
-answer=$(printf '%s' "$filled" | curl -sS "$server/prompt" -H "Content-Type: application/json" --data-binary @-)
+answer=$(printf '%s' "$filled" | curl -sS "$server/prompt" -H "Content-Type: application/json" --data-binary @-) || exit 1
 printf '%s' "$answer" | jq -e .prompt_id >/dev/null || fail "$(printf '%s' "$answer" | jq -r '.error.message,
     (.node_errors | to_entries[] | "node \(.key), \(.value.class_type): \(.value.errors[] | "\(.message): \(.details)")")')"
 
