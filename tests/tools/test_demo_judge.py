@@ -31,7 +31,7 @@ from tools.demo_model.world import (
 )
 
 JUDGED = tuple(field.name for field in fields(Verdict))
-CLIPS = 400
+CLIPS = 1000
 #: Damage: width of the blur in pixels, noise and colour shift in the clip's −1…1, about 30 dB without the shift.
 BLUR_PX, NOISE, SHIFT = 0.6, 0.055, 0.1
 RED_LEFT = Scene(64, 64, "white", (Thing("red", "circle", "left", "fast", (44.0, 32.0), 11.0),))
