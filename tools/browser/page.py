@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ QUIET = {"Comfy.TutorialCompleted": True, "Comfy.RightSidePanel.IsOpen": False, 
 #: What a fresh user does not have yet; the frontend asks for it all the same.
 USUALLY_MISSING = ("/user.css", "/api/userdata/", "/api/userdata?")
 #: Help is asked for in the user's language first; English is what there is for all others, see ``tools/locales.py``.
-ENGLISH_HELP = "/en.md"
+ENGLISH_HELP = re.compile(rf"/extensions/{re.escape(PACK_NAME)}/docs/\w+/en\.md")
 #: Nothing but this machine is asked: a page must not depend on the internet.
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
@@ -235,7 +236,8 @@ class ComfyPage:
 
     def _on_response(self, response: Response) -> None:
         path = response.url.removeprefix(self.url)
-        if response.status >= 400 and not path.startswith(USUALLY_MISSING) and not path.endswith(ENGLISH_HELP):
+        is_english_help = response.status == 404 and ENGLISH_HELP.fullmatch(path)
+        if response.status >= 400 and not path.startswith(USUALLY_MISSING) and not is_english_help:
             self.errors.append(f"{response.status} {path}")
 
 
